@@ -31,6 +31,7 @@ PLAN_DEFAULTS: Mapping[str, Any] = {
     **TRAINING_DEFAULTS,
     "loss_chunks": None,
     "allow_precision": "",
+    "allow_approximate": "",
     "offload": False,
     **{choice.name: None for choice in CHOICES},
 }

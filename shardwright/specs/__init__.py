@@ -3,6 +3,7 @@ constructed; they never look at the machine they run on."""
 
 from . import mesh, schedules, spec
 from .candidates import (
+    SYNC_COLUMNS,
     Candidates,
     cp_group,
     ep_group,
@@ -14,6 +15,7 @@ from .candidates import (
     ring_group,
     shard_group,
     stages_group,
+    sync_columns,
     tp_group,
     ulysses_group,
 )
@@ -23,22 +25,32 @@ from .device import Device, DeviceFormat, Generation
 from .lengths import Lengths, Packing, Pieces
 from .mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST, Mesh, MeshOrder, RankGroup, experts_fold
 from .plan import (
+    APPROXIMATIONS,
     CONTEXT_PARALLEL,
     EXPERT_DISPATCH,
     PLAIN_STRATEGIES,
     POLICIES,
+    SENT_BLOCK,
     VOCABULARY,
+    Approximation,
     ContextParallel,
     ExpertDispatch,
     LayerRun,
     Offload,
+    Outer,
     Plan,
     RecomputePolicy,
     Replicas,
     Stage,
     Strategy,
+    Sync,
+    SyncMethod,
     VocabularyParallel,
     ZeroStage,
+    named_approximation,
+    quality_of,
+    read_sync,
+    sent_bytes,
     strategies_of,
 )
 from .profile import (
@@ -101,6 +113,18 @@ from .training import (
 )
 
 __all__ = [
+    "APPROXIMATIONS",
+    "SENT_BLOCK",
+    "SYNC_COLUMNS",
+    "Approximation",
+    "Outer",
+    "Sync",
+    "SyncMethod",
+    "named_approximation",
+    "quality_of",
+    "read_sync",
+    "sent_bytes",
+    "sync_columns",
     "AXES",
     "BYTES_PER_ELEMENT",
     "CHOICES",

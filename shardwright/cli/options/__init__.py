@@ -1,6 +1,7 @@
 """Options of the commands, their reading into specs, and what commands print."""
 
 from .choices import (
+    AllowApproximateOption,
     AllowFewerDevicesOption,
     AvoidOption,
     CertifyOption,
@@ -28,6 +29,7 @@ from .choices import (
     ScheduleOption,
     SequenceParallelOption,
     StagesPerRankOption,
+    SyncOption,
     TimeLimitOption,
     TpOption,
     UlyssesDegreeOption,
@@ -91,6 +93,7 @@ __all__ = [
     "EXIT_INFEASIBLE",
     "LENGTHS_HELP",
     "ActivationOffloadLayersOption",
+    "AllowApproximateOption",
     "AllowFewerDevicesOption",
     "AllowPrecisionOption",
     "AttentionOption",
@@ -151,6 +154,7 @@ __all__ = [
     "SequenceParallelOption",
     "StackOption",
     "StagesPerRankOption",
+    "SyncOption",
     "TimeLimitOption",
     "TpOption",
     "TrainableOption",

@@ -27,6 +27,7 @@ from .data_parallel import DataParallel, defers, sharded
 from .distinct_rows import DistinctRows, distinct_rows
 from .memory import message_bytes
 from .straggler import largest_of
+from .synchronisation import Synchronisation
 from .update import Update
 
 _EXCHANGES = ("tensor_parallel", "context_parallel", "expert_parallel")
@@ -140,7 +141,9 @@ class _Builder:
             ),
             first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
             last_backward=self._seconds(
-                data_parallel=last.network + self._once_a_step_seconds(traffic),
+                data_parallel=last.network
+                + self._once_a_step_seconds(traffic)
+                + self._synchronisation(traffic).seconds[..., None],
                 host_copy=last.host_copy,
                 tensor_parallel=self._summed_once(),
             ),
@@ -219,6 +222,17 @@ class _Builder:
     def _shard(self, traffic: DataParallel) -> Array:
         """(N, R): elements of this rank's shard."""
         return np.asarray(sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters)))
+
+    def _synchronisation(self, traffic: DataParallel) -> Synchronisation:
+        """What replicas exchange where they do not reduce every gradient in full."""
+        shards, expert_shards = sharded(self.candidates, traffic.parameters, traffic.expert_parameters)
+        compute = traffic.forward + traffic.backward.min(axis=-1)
+        counts = np.bincount(self.model.class_of_layer, minlength=len(self.model.layer_classes))
+        ends = np.ones(len(self.rows) - len(counts))
+        layers = np.concatenate([counts, ends])
+        return Synchronisation(
+            self.training, self.times, self.candidates, shards, expert_shards, layers, compute, self.exchange
+        )
 
     def _held_inputs(self) -> Array:
         """(N, R, P): bytes of gradients that stay where a stack holds frozen layers' inputs and their gradients to the end of the
@@ -405,6 +419,7 @@ class _Builder:
         element, gradient = precision.parameter_bytes_per_element, precision.gradient_bytes_per_element
         master = shard_gradient = element * shard
         states = OPTIMIZER_STATES[self.training.optimizer] * element * shard
+        beside_states = self._synchronisation(traffic).state_bytes
         device_gradient = on_device * shard_gradient
         # An update reads gradients in the format of its parameters. Gradients in a smaller format are widened for it,
         # into the shard or (Stack) beside it.
@@ -425,7 +440,7 @@ class _Builder:
             gathered=kept_gathered,
             gather_window=np.where(freed | (streams > 0), gathered, 0.0),
             gradients=np.where(late, 0.0, gradients),
-            optimizer_state=on_device * states,
+            optimizer_state=on_device * states + beside_states,
             reduce_buffer=(np.where(reduces, gradient, 0.0) + made * precision.activation_bytes_per_element)
             * parameters,
             step=on_device * (stack.step_copies * element + widened) * shard,

@@ -17,6 +17,7 @@ from shardwright.executor import check_can_run
 from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters
 from shardwright.executor.context import see_whole_sequence
 from shardwright.executor.model import Skeleton, StageModule, attend_within_documents, read_skeleton
+from shardwright.executor.replicas import Agreement, agreement
 from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
 from shardwright.specs import Plan
 
@@ -44,7 +45,8 @@ class Engine:
     `model_parts` are this rank's stages in order. Their parameters are named as in the whole Hugging Face model. Rank
     `dp_rank` of `dp_size` reads its own `micro_batch * microbatches` sequences of each global batch. `tied_names` maps
     the name of a copied weight to the name of its original. With tied embeddings in a pipeline the last stage holds
-    such a copy. `offload` holds what left the device, if anything did. `loss_scale` multiplies the loss of the next step; None unless
+    such a copy. `offload` holds what left the device, if anything did. `agreement` is between
+    replicas that do not reduce every gradient in full; None where they do. `loss_scale` multiplies the loss of the next step; None unless
     the plan computes in fp16.
     """
 
@@ -86,6 +88,10 @@ class Engine:
         self.offload = _offload(builder, stages, folder=offload_folder, streams=offload_streams, late=copy)
         for sync in syncs.values():
             sync.engine = self.offload
+        self.agreement: Agreement | None = None
+        if plan.approximate:
+            group = mesh.get_group("dp_replicate")
+            self.agreement = agreement(plan.sync, tuple(stages.values()), group, builder.device)
 
     def forward_backward(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
         """Accumulate the gradients of the mean loss over the global batch's tokens, times the loss scale, and return that loss.
@@ -151,21 +157,32 @@ class Engine:
         """Take the loss scale out of all gradients, and scale them so that their global L2 norm is at most `max_norm` (None: do not scale).
 
         Returns the norm before the second scaling, over every parameter of the model, with a tied weight counted once. It is equal
-        on all ranks. Where it is not finite, nothing is scaled.
+        on all ranks. Where it is not finite, nothing is scaled. Replicas whose gradients are their own scale them by their own norm, and
+        the largest is returned.
         """
         device = torch.device(self.mesh.device_type)
-        ranks_per_stage = self.mesh.size() // self._plan.mesh.pp
+        apart = 1 if self.agreement is None else self._plan.mesh.dp_replicate
+        ranks_per_stage = self.mesh.size() // self._plan.mesh.pp // apart
         own_gradient = local_gradient if self.offload is None else self.offload.gradient_of
         gradients = ((parameter, own_gradient(parameter)) for parameter in self._counted)
-        norm = gradient_norm(gradients, ranks_per_stage=ranks_per_stage, device=device) / self._loss_factor
+        replica = self.replica if apart > 1 else 0
+        norms = gradient_norm(
+            gradients, ranks_per_stage=ranks_per_stage, device=device, replica=replica, replicas=apart
+        )
+        norm, largest = norms[replica] / self._loss_factor, max(map(_size, norms)) / self._loss_factor
         factor = 1.0 / self._loss_factor
         if max_norm is not None and max_norm < norm:
             factor *= max_norm / (norm + 1e-6)
-        if factor != 1.0 and norm < torch.inf:
+        if factor != 1.0 and largest < torch.inf:
             scale_gradients([parameter for part in self.model_parts for parameter in part.parameters()], factor)
             if self.offload is not None:
                 self.offload.scale_gradients(factor)
-        return norm
+        return largest
+
+    @property
+    def replica(self) -> int:
+        """The number of this rank's replica along dp_replicate."""
+        return self.mesh.get_local_rank("dp_replicate")
 
     def accepts(self, norm: float) -> bool:
         """Return whether the gradients, whose norm `clip_gradients` returned, are to be applied, and set the loss scale of the next step.
@@ -184,6 +201,11 @@ class Engine:
             part.zero_grad(set_to_none=True)
         if self.offload is not None:
             self.offload.end_step()
+
+
+def _size(norm: float) -> float:
+    """A norm, or infinity in place of one that is no number."""
+    return math.inf if math.isnan(norm) else norm
 
 
 def build_engine(

@@ -2,10 +2,18 @@
 
 from .checkpoint import MODEL_PREFIX, Trainee, load_checkpoint, save_checkpoint
 from .frozen_start import adapter_start, frozen_content, frozen_from
-from .manifest import Manifest, complete_checkpoints, damaged_file, newest_checkpoint, read_manifest, sync
+from .manifest import (
+    Manifest,
+    complete_checkpoints,
+    damaged_file,
+    newest_checkpoint,
+    plan_digest,
+    read_manifest,
+    sync,
+)
 from .meter import MemoryMeter
 from .optimizer import HostedOptimizer, host_optimizer
-from .run_folder import LAUNCHER, RunFolder, RunIdentity, plan_digest
+from .run_folder import LAUNCHER, RunFolder, RunIdentity
 from .saver import Saver
 from .trainer import Trainer
 

@@ -7,7 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 from shardwright.base import SpecError, listed
-from shardwright.specs import ScheduleName, TrainingSpec, stage_ranks
+from shardwright.specs import OWN_STACK, ScheduleName, TrainingSpec, stage_ranks
 from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
@@ -126,6 +126,11 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
     if fixed.vocabulary_parallel == "interlaced":
         raise SpecError(
             "vocabulary_parallel 'interlaced' is not searched: 'vocab-2' never takes longer; give that, or leave it out"
+        )
+    if stack != OWN_STACK and (fixed.approximate or (fixed.sync and fixed.sync.approximate)):
+        named = listed(fixed.approximate) if fixed.approximate else str(fixed.sync)
+        raise SpecError(
+            f"stack '{stack}' reduces gradients exactly, and {named} is asked for; leave it out, or plan for stack '{OWN_STACK}'"
         )
     asked: list[tuple[str, object, tuple[object, ...]]] = [
         ("order", fixed.order, runs.orders),
