@@ -14,11 +14,11 @@ from .checks import (
     check_sequence,
     check_tensor_parallel,
     check_trainable,
-    why_not_agree,
     lacking_bytes,
     nodes_of_ranks,
     tensor_parallel_sizes,
     ulysses_degrees,
+    why_not_agree,
 )
 from .evaluate import EstimatePlan, Prediction, estimate_plan, fastest, predict, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
@@ -67,7 +67,6 @@ __all__ = [
     "check_sequence",
     "check_tensor_parallel",
     "check_trainable",
-    "why_not_agree",
     "class_factors",
     "document_words",
     "estimate_plan",
@@ -95,6 +94,7 @@ __all__ = [
     "summary_lines",
     "tensor_parallel_sizes",
     "ulysses_degrees",
+    "why_not_agree",
     "with_layout",
     "write_plan_file",
 ]

@@ -10,4 +10,14 @@ from .space.fixed import Fixed
 from .space.variants import OpenChoices
 from .why.sentences import explain
 
-__all__ = ["OF_OTHER_AXES", "TOLERANCE", "ExplainNone", "Fixed", "OpenChoices", "RunnerUp", "SearchResult", "explain", "search"]
+__all__ = [
+    "OF_OTHER_AXES",
+    "TOLERANCE",
+    "ExplainNone",
+    "Fixed",
+    "OpenChoices",
+    "RunnerUp",
+    "SearchResult",
+    "explain",
+    "search",
+]

@@ -55,7 +55,17 @@ class Candidates(Degrees[IntArray]):
     sync_outer: IntArray = field(default_factory=lambda: np.array(0))
 
     def __post_init__(self) -> None:
-        for name in (*_OFFLOADS, *SYNC_COLUMNS, "cp", "ep", "etp", "context_parallel", "ulysses_degree", "expert_dispatch", "order"):
+        for name in (
+            *_OFFLOADS,
+            *SYNC_COLUMNS,
+            "cp",
+            "ep",
+            "etp",
+            "context_parallel",
+            "ulysses_degree",
+            "expert_dispatch",
+            "order",
+        ):
             object.__setattr__(self, name, np.broadcast_to(getattr(self, name), self.pp.shape))
 
     @classmethod

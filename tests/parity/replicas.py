@@ -26,8 +26,9 @@ OPTIONS = RunOptions(out=Path(), learning_rate=3e-2, eps=1e-2, weight_decay=0.1,
 """With the usual eps Adam makes a whole step of a gradient that is rounding alone."""
 
 Region = tuple[str, tuple[slice, ...]]
-Layout = list[list[Region]]
-"""The parts of parameters that one rank holds, in buckets: names and where in the whole parameter they are."""
+Layout = list[tuple[int, tuple[Region, ...]]]
+"""The parts of parameters that one rank holds, in sections that are compressed each by itself: the number of the bucket, names, and where
+in the whole parameters they are."""
 
 
 class Trained(NamedTuple):
@@ -37,43 +38,70 @@ class Trained(NamedTuple):
     after: dict[str, Tensor]
     norms: list[float]
     layout: Layout
+    gradients: list[dict[str, Tensor]]
 
 
 def trained(plan_file: PlanFile, fault: str = "") -> Trained:
     """Take steps as the trainer does, as one rank of a world that is up."""
     with FAULTS[fault]():
         engine = build_engine(plan_file, device=torch.device("cpu"), seed=SEED)
-        agreement, norms = engine.agreement, []
+        agreement, norms, gradients = engine.agreement, list[float](), list[dict[str, Tensor]]()
         assert agreement is not None
         optimizer = host_optimizer(engine.model_parts, plan_file.training.optimizer, OPTIONS, None)
         for step in range(1, STEPS + 1):
             engine.forward_backward(*own_share(engine, *batch(step, plan_file)))
+            gradients.append(_gradients(engine.model_parts))
             agreement.before_clipping(step)
             norms.append(engine.clip_gradients(OPTIONS.clip_norm))
             agreement.update(step, optimizer.on_device, optimizer.step)
             agreement.after_update(step)
             engine.zero_gradients()
         agreement.finish()
-    return Trained(engine.replica, full_tensors(engine), norms, _layout(engine.model_parts))
+    return Trained(engine.replica, full_tensors(engine), norms, _layout(engine.model_parts, plan_file), gradients)
 
 
-def _layout(parts: Sequence[Any]) -> Layout:
+def _gradients(parts: Sequence[Any]) -> dict[str, Tensor]:
+    """The gradients of this rank's replica, gathered whole."""
+    named = [(name, parameter.grad) for part in parts for name, parameter in part.named_parameters()]
+    return {name: (of.full_tensor() if isinstance(of, DTensor) else of).detach().clone() for name, of in named}
+
+
+def _layout(parts: Sequence[Any], plan_file: PlanFile) -> Layout:
     names = {parameter: name for part in parts for name, parameter in part.named_parameters()}
-    return [[(names[one], _region(one)) for one in bucket.parameters] for bucket in buckets_of(parts)]
+    return [
+        (index, tuple((names[one], _region(one)) for one in section))
+        for index, bucket in enumerate(buckets_of(parts, tp=plan_file.plan.mesh.tp))
+        for section in (bucket.parameters[: bucket.divided], bucket.parameters[bucket.divided :])
+        if section
+    ]
 
 
 def _region(parameter: nn.Parameter) -> tuple[slice, ...]:
-    if not isinstance(parameter, DTensor):
-        return tuple(slice(0, size) for size in parameter.shape)
-    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return tuple(slice(begin, begin + size) for begin, size in zip(offset, shape, strict=True))
+    """Where this rank's part lies: tp and dp_shard cut a model of these tests along one dimension each, tp first."""
+    found = [slice(0, size) for size in parameter.shape]
+    if isinstance(parameter, DTensor):
+        shape, offset = compute_local_shape_and_global_offset(
+            parameter.shape, parameter.device_mesh, parameter.placements
+        )
+        found = [slice(begin, begin + size) for begin, size in zip(offset, shape, strict=True)]
+    return tuple(found)
 
 
 class Reference:
-    """R models in one process, each with its own part of the batch. `layouts`: of the ranks of one replica, whose parts are exchanged apart."""
+    """R models in one process, each with its own part of the batch. `ranks`: what the engine's found, of which the layouts are taken.
 
-    def __init__(self, plan_file: PlanFile, layouts: Sequence[Layout]) -> None:
-        self.plan_file, self.layouts, self.sync = plan_file, layouts, plan_file.plan.sync
+    In 8 bits a number at the edge between two codes takes the one or the other by the order of a sum, and all later steps differ. There the
+    gradients are compared at every step, and then the engine's are taken.
+    """
+
+    def __init__(self, plan_file: PlanFile, ranks: Sequence[Trained]) -> None:
+        self.plan_file, self.sync = plan_file, plan_file.plan.sync
+        held = [section for one in ranks if not one.replica for section in one.layout]
+        self.sections = {(repr(section), index): section for index, section in held}  # tp ranks share some
+        self.given = [
+            [one for one in ranks if one.replica == replica] for replica in range(plan_file.plan.mesh.dp_replicate)
+        ]
+        self.worst_gradient = 0.0
         self.models = [reference_model(plan_file) for _ in range(plan_file.plan.mesh.dp_replicate)]
         self.named = [dict(model.named_parameters()) for model in self.models]
         self.optimizers = [self._optimizer(model) for model in self.models]
@@ -88,14 +116,28 @@ class Reference:
         """Every replica's gradient of the loss over its rows, divided by the mean number of labels of a replica."""
         inputs, labels = batch(step, self.plan_file)
         count = int((labels != -100).sum()) / len(self.models)
-        for model, rows, wanted in zip(self.models, inputs.chunk(len(self.models)), labels.chunk(len(self.models)), strict=True):
+        for model, rows, wanted in zip(
+            self.models, inputs.chunk(len(self.models)), labels.chunk(len(self.models)), strict=True
+        ):
             model.zero_grad()
             logits = model(input_ids=rows).logits.float().flatten(0, 1)
             loss = nn.functional.cross_entropy(logits, wanted.flatten(), reduction="sum") / count
             torch.autograd.backward(loss)
+        if self.sync.bits == 8 and self.sync.outer is None:
+            self._take_given(step)
+
+    def _take_given(self, step: int) -> None:
+        for named, ranks in zip(self.named, self.given, strict=True):
+            for one in ranks:
+                for name, gradient in one.gradients[step - 1].items():
+                    own = _gradient(named[name])
+                    self.worst_gradient = max(self.worst_gradient, float((own - gradient).norm() / gradient.norm()))
+                    own.copy_(gradient)
 
     def clip(self) -> None:
-        clipped = [float(nn.utils.clip_grad_norm_(model.parameters(), OPTIONS.clip_norm or torch.inf)) for model in self.models]
+        clipped = [
+            float(nn.utils.clip_grad_norm_(model.parameters(), OPTIONS.clip_norm or torch.inf)) for model in self.models
+        ]
         self.norms.append(max(clipped))
 
     def step(self) -> None:
@@ -105,7 +147,9 @@ class Reference:
     def flat(self, replica: int, bucket: Sequence[Region], of: Callable[[nn.Parameter], Tensor]) -> Tensor:
         return torch.cat([of(self.named[replica][name]).detach()[region].reshape(-1) for name, region in bucket])
 
-    def spread(self, replica: int, bucket: Sequence[Region], of: Callable[[nn.Parameter], Tensor], flat: Tensor) -> None:
+    def spread(
+        self, replica: int, bucket: Sequence[Region], of: Callable[[nn.Parameter], Tensor], flat: Tensor
+    ) -> None:
         for name, region in bucket:
             target = of(self.named[replica][name]).detach()[region]
             target.copy_(flat[: target.numel()].view(target.shape))
@@ -146,20 +190,20 @@ def mean(vectors: list[Tensor], bits: int | None, errors: dict[object, Tensor] |
     return torch.cat(means)[:size]
 
 
-def reference(plan_file: PlanFile, layouts: Sequence[Layout]) -> Reference:
+def reference(plan_file: PlanFile, ranks: Sequence[Trained]) -> Reference:
     """Train with plain models by the rule of the plan's method."""
-    run = Reference(plan_file, layouts)
+    run = Reference(plan_file, ranks)
     METHODS[plan_file.plan.sync.method](run, plan_file.plan.sync)
     return run
 
 
-def _each_bucket(run: Reference) -> Iterator[tuple[object, list[Region]]]:
-    for place, layout in enumerate(run.layouts):
-        for index, bucket in enumerate(layout):
-            yield (place, index), bucket
+def _each_bucket(run: Reference) -> Iterator[tuple[tuple[str, int], tuple[Region, ...]]]:
+    yield from run.sections.items()
 
 
-def _exchanged(run: Reference, of: list[Callable[[nn.Parameter], Tensor]], bits: int | None, errors: dict[object, Tensor]) -> None:
+def _exchanged(
+    run: Reference, of: list[Callable[[nn.Parameter], Tensor]], bits: int | None, errors: dict[object, Tensor]
+) -> None:
     """Replace what `of` gives for every parameter by the mean over replicas."""
     for key, bucket in _each_bucket(run):
         new = mean([run.flat(r, bucket, of[r]) for r in range(len(of))], bits, errors, key)
@@ -218,7 +262,7 @@ def _local_steps(run: Reference, sync: Sync) -> None:
         run.clip()
         run.step()
         for key, bucket in _each_bucket(run):
-            fragment = key[1] % sync.fragments  # type: ignore[index]  # the place of the bucket
+            fragment = key[1] % sync.fragments  # the place of the bucket
             moves = [base[key] - run.flat(replica, bucket, weights) for replica in every]
             begins = (step + fragment * sync.inner_steps // sync.fragments) % sync.inner_steps == 0
             if begins and not sync.delay:
@@ -250,11 +294,11 @@ METHODS: dict[str, Callable[[Reference, Sync], None]] = {
 }
 
 
-def _without_errors(group: Any, values: Tensor, bits: int | None, errors: Any = None) -> Tensor:
-    return mean_over(group, values, bits)
+def _without_errors(group: Any, values: Tensor, sizes: list[int], bits: int | None, errors: Any = None) -> Tensor:
+    return mean_over(group, values, sizes, bits)
 
 
-def _own_alone(group: Any, values: Tensor, bits: int | None, errors: Any = None) -> Tensor:
+def _own_alone(group: Any, values: Tensor, sizes: list[int], bits: int | None, errors: Any = None) -> Tensor:
     return values
 
 

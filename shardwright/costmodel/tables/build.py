@@ -231,7 +231,15 @@ class _Builder:
         ends = np.ones(len(self.rows) - len(counts))
         layers = np.concatenate([counts, ends])
         return Synchronisation(
-            self.training, self.times, self.candidates, shards, expert_shards, layers, compute, self.exchange
+            self.training,
+            self.times,
+            self.candidates,
+            shards,
+            expert_shards,
+            layers,
+            compute,
+            self._stacked("whole_parameters") / self.candidates.shards[:, None],
+            self.exchange,
         )
 
     def _held_inputs(self) -> Array:

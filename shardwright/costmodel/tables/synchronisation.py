@@ -44,7 +44,8 @@ _OUTER_MOVES = 6
 class Synchronisation:
     """The exchanges of rows with so many elements of a shard on a rank, `shards` and `expert_shards` (N, R).
 
-    `layers` (R,): rows of each kind in the model. `compute_seconds` (N, R): forward and cheapest backward of one microbatch.
+    `layers` (R,): rows of each kind in the model. `compute_seconds` (N, R): forward and cheapest backward of one microbatch. `whole` (N, R): those of
+    `shards` that every tp rank holds, whose numbers have parts and scales of their own, so that these ranks stay equal.
     """
 
     training: TrainingSpec
@@ -54,6 +55,7 @@ class Synchronisation:
     expert_shards: Array
     layers: Array
     compute_seconds: Array
+    whole: Array
     exchange: ReplicaExchange | None = None
 
     @property
@@ -65,9 +67,10 @@ class Synchronisation:
         """(N, R): seconds that a step takes for exchanges and what surrounds them, on average."""
         if not self.is_needed:
             return np.zeros_like(self.shards)
-        whole = self._over(self.shards, replicate_group)
+        apart = np.where(self._column("tp") > 1, self.whole, 0.0)
+        whole = self._over([self.shards - apart, apart], replicate_group)
         if self.expert_shards.any():
-            whole = whole + self._over(self.expert_shards, expert_replicate_group)
+            whole = whole + self._over([self.expert_shards], expert_replicate_group)
         elements = self.shards + self.expert_shards
         moves = np.where(self._column("sync_outer") > 0, _OUTER_MOVES, _ENCODING_MOVES)
         kernels = np.where(elements > 0, self.times.memory_bound_seconds(_NUMBER * moves * elements), 0.0)
@@ -84,13 +87,15 @@ class Synchronisation:
         copies = np.where(chosen.sync_outer > 0, local, compressed)
         return np.asarray(_NUMBER * copies[:, None] * (self.shards + self.expert_shards))
 
-    def _over(self, elements: Array, ranks_of: RanksOf) -> Array:
-        """(N, R): seconds of one exchange of each row, as if nothing ran beside it."""
-        bits, ranks = self._column("sync_bits"), self._column("dp_replicate")
-        few = sent_bytes(elements, bits, ranks)
+    def _over(self, sections: list[Array], ranks_of: RanksOf) -> Array:
+        """(N, R): seconds of one exchange of each row, as if nothing ran beside it. `sections` of a message have parts of their own."""
+        bits, ranks, elements = self._column("sync_bits"), self._column("dp_replicate"), sum(sections, np.zeros(1))
+        few = sum((sent_bytes(section, bits, ranks) for section in sections), np.zeros(1))
         full = self.training.precision.parameter_bytes_per_element * elements
         return np.asarray(
-            np.where(elements > 0, np.where(bits > 0, self._compressed(few, ranks_of), self._in_full(full, ranks_of)), 0.0)
+            np.where(
+                elements > 0, np.where(bits > 0, self._compressed(few, ranks_of), self._in_full(full, ranks_of)), 0.0
+            )
         )
 
     def _in_full(self, size_bytes: Array, ranks_of: RanksOf) -> Array:
@@ -114,7 +119,10 @@ class Synchronisation:
         """(N,): the part of an exchange that does not run beside inner steps, with what it slows them by."""
         chosen = self.candidates
         exchanged = whole @ self.layers / chosen.pp
-        steps = np.minimum(chosen.sync_fragments * chosen.sync_delay, np.where(np.isinf(chosen.sync_inner_steps), 0, chosen.sync_inner_steps))
+        steps = np.minimum(
+            chosen.sync_fragments * chosen.sync_delay,
+            np.where(np.isinf(chosen.sync_inner_steps), 0, chosen.sync_inner_steps),
+        )
         beside = steps * chosen.microbatches * (self.compute_seconds @ self.layers) / chosen.pp
         exposed = exposed_beside(self.times.node.device, self.times.constants, beside, exchanged).network
         return np.asarray(np.divide(exposed, exchanged, out=np.ones_like(exposed), where=exchanged > 0))

@@ -17,8 +17,8 @@ from shardwright.executor import check_can_run
 from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters
 from shardwright.executor.context import see_whole_sequence
 from shardwright.executor.model import Skeleton, StageModule, attend_within_documents, read_skeleton
-from shardwright.executor.replicas import Agreement, agreement
 from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
+from shardwright.executor.replicas import Agreement, agreement
 from shardwright.specs import Plan
 
 from .accumulation import Accumulation
@@ -90,8 +90,7 @@ class Engine:
             sync.engine = self.offload
         self.agreement: Agreement | None = None
         if plan.approximate:
-            group = mesh.get_group("dp_replicate")
-            self.agreement = agreement(plan.sync, tuple(stages.values()), group, builder.device)
+            self.agreement = agreement(plan, tuple(stages.values()), _replica_group(mesh), builder.device)
 
     def forward_backward(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
         """Accumulate the gradients of the mean loss over the global batch's tokens, times the loss scale, and return that loss.
@@ -298,6 +297,15 @@ def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     replicas = degrees.dp_replicate if plan.zero_stage else degrees.same_experts
     shape = (degrees.pp, replicas, degrees.same_experts // replicas, degrees.ep, degrees.expert_tp)
     return _laid_out(plan, device, shape, (*MESH_AXES[:-1], "ep", "etp"))
+
+
+def _replica_group(mesh: DeviceMesh) -> dist.ProcessGroup:
+    """Return a process group of the ranks with this rank's part in every replica, which nothing else uses: its exchanges may run beside
+    the steps. That of the mesh is the default group where the axis spans all ranks."""
+    lines = mesh.mesh.movedim(MESH_AXES.index("dp_replicate"), -1).flatten(0, -2)
+    own: list[int] = next(line for line in lines.tolist() if dist.get_rank() in line)
+    group: dist.ProcessGroup = dist.new_group(own, use_local_synchronization=True, group_desc="mesh_dp_replicate")
+    return group
 
 
 def _laid_out(plan: Plan, device: torch.device, shape: tuple[int, ...], axes: tuple[str, ...]) -> DeviceMesh:

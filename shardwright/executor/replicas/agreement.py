@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shardwright.executor.model import StageModule
-from shardwright.specs import Sync
+from shardwright.specs import Plan
 
 from .buckets import buckets_of
 from .compressed import CompressedGradients, CompressedMomentum
@@ -48,9 +48,9 @@ class Agreement(Protocol):
         """Wait for an exchange that runs, so that all replicas end together."""
 
 
-def agreement(sync: Sync, stages: Sequence[StageModule], group: dist.ProcessGroup, device: torch.device) -> Agreement:
-    """Return the method of `sync`, which is not exact, for this rank's stages. `group`: the ranks with the same part of other replicas."""
-    buckets = buckets_of(stages)
+def agreement(plan: Plan, stages: Sequence[StageModule], group: dist.ProcessGroup, device: torch.device) -> Agreement:
+    """Return the method of an approximate plan for this rank's stages. `group`: the ranks with the same part of other replicas."""
+    sync, buckets = plan.sync, buckets_of(stages, tp=plan.mesh.tp)
     if sync.method == "islands":
         return Islands()
     if sync.method == "local-steps":

@@ -17,14 +17,22 @@ def local(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Parameters that are exchanged in one message, as one flat fp32 vector of this rank's parts, in the order of the model."""
+    """Parameters that are exchanged in one message, as one flat fp32 vector of this rank's parts.
+
+    First come those that tp divides, then those that every tp rank holds whole, each in the order of the model. These are two
+    sections with scales of their own: the second is then equal on all tp ranks after an exchange, as it was before.
+    """
 
     name: str
     parameters: tuple[nn.Parameter, ...]
+    divided: int
+    """How many of the parameters are in the first section."""
 
     @property
-    def size(self) -> int:
-        return sum(local(parameter.detach()).numel() for parameter in self.parameters)
+    def sizes(self) -> list[int]:
+        """Elements of each section that has any."""
+        held = [local(parameter.detach()).numel() for parameter in self.parameters]
+        return [size for size in (sum(held[: self.divided]), sum(held[self.divided :])) if size]
 
     @torch.no_grad()
     def flat(self, of: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter.detach()) -> Tensor:
@@ -39,7 +47,7 @@ class Bucket:
             target.copy_(values.view(target.shape))
 
 
-def buckets_of(stages: Sequence[StageModule]) -> tuple[Bucket, ...]:
+def buckets_of(stages: Sequence[StageModule], *, tp: int) -> tuple[Bucket, ...]:
     """Return the buckets of a rank's trained parameters, stage by stage, in the order of the model."""
     found: dict[str, dict[nn.Parameter, None]] = {}
     for stage in stages:
@@ -56,4 +64,21 @@ def buckets_of(stages: Sequence[StageModule]) -> tuple[Bucket, ...]:
             if isinstance(parameter, DTensor) and "ep" in (parameter.device_mesh.mesh_dim_names or ()):
                 key += ".experts"
             found.setdefault(key, {})[parameter] = None
-    return tuple(Bucket(name, tuple(parameters)) for name, parameters in found.items())
+    return tuple(_bucket(name, list(parameters), tp) for name, parameters in found.items())
+
+
+def _bucket(name: str, parameters: list[nn.Parameter], tp: int) -> Bucket:
+    whole = [one for one in parameters if tp > 1 and not name.endswith(".experts") and not _is_divided(one)]
+    divided = [one for one in parameters if all(one is not other for other in whole)]
+    return Bucket(name, (*divided, *whole), len(divided))
+
+
+def _is_divided(parameter: nn.Parameter) -> bool:
+    """Whether tp divides it."""
+    if not isinstance(parameter, DTensor):
+        return False
+    names = parameter.device_mesh.mesh_dim_names or ()
+    return any(
+        name == "tp" and not placement.is_replicate()
+        for name, placement in zip(names, parameter.placements, strict=True)
+    )

@@ -25,12 +25,10 @@ class CompressedGradients:
 
     apart = False
 
-    def __init__(
-        self, sync: Sync, buckets: Sequence[Bucket], group: dist.ProcessGroup, device: torch.device
-    ) -> None:
+    def __init__(self, sync: Sync, buckets: Sequence[Bucket], group: dist.ProcessGroup, device: torch.device) -> None:
         self._sync, self._buckets, self._group = sync, buckets, group
         ranks = dist.get_world_size(group)
-        self._errors = [Errors.of(bucket.size, ranks, device) for bucket in buckets]
+        self._errors = [Errors.of(bucket.sizes, ranks, device) for bucket in buckets]
 
     def before_clipping(self, step: int) -> None:
         self._exchange(self._sync.bits if step > self._sync.warmup_steps else None)
@@ -40,7 +38,7 @@ class CompressedGradients:
             for parameter in bucket.parameters:
                 if parameter.grad is None:  # no token came to these experts
                     parameter.grad = torch.zeros_like(parameter)
-            bucket.spread(mean_over(self._group, bucket.flat(_gradient), bits, errors), _gradient)
+            bucket.spread(mean_over(self._group, bucket.flat(_gradient), bucket.sizes, bits, errors), _gradient)
 
     def update(self, step: int, optimizer: torch.optim.Optimizer | None, plainly: Callable[[], None]) -> None:
         plainly()
@@ -98,7 +96,7 @@ class CompressedMomentum(CompressedGradients):
                 gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
                 local(momentum(parameter)).lerp_(local(gradient), 1 - group["betas"][0])
         for bucket, errors in zip(self._buckets, self._errors, strict=True):
-            bucket.spread(mean_over(self._group, bucket.flat(momentum), 1, errors), momentum)
+            bucket.spread(mean_over(self._group, bucket.flat(momentum), bucket.sizes, 1, errors), momentum)
         for group in optimizer.param_groups:
             self._apply(step, group, states)
 
@@ -115,4 +113,4 @@ class CompressedMomentum(CompressedGradients):
 
     def exchange_once(self) -> None:
         for bucket, errors in zip(self._buckets, self._errors, strict=True):
-            mean_over(self._group, bucket.flat(), 1, errors)
+            mean_over(self._group, bucket.flat(), bucket.sizes, 1, errors)

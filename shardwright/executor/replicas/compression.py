@@ -46,7 +46,10 @@ def decoded(sent: Tensor, count: int, bits: int) -> Tensor:
     if bits == 16:
         return sent.view(torch.bfloat16).float()
     held = count * bits // 8
-    codes, scale = sent[:, :held].contiguous(), sent[:, held:].clone(memory_format=torch.contiguous_format).view(torch.float32)
+    codes, scale = (
+        sent[:, :held].contiguous(),
+        sent[:, held:].clone(memory_format=torch.contiguous_format).view(torch.float32),
+    )
     scale = scale.repeat_interleave(SENT_BLOCK, dim=1)[:, :count]
     if bits == 1:
         places = torch.tensor(_POWERS, dtype=torch.uint8, device=sent.device)

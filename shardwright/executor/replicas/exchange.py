@@ -1,5 +1,6 @@
 """The mean of a vector over replicas: in full, or in few bits with or without error feedback."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
+
+from shardwright.specs import sent_bytes
 
 from .compression import decoded, encoded
 
@@ -21,9 +24,9 @@ class Errors:
     mean: Tensor
 
     @classmethod
-    def of(cls, size: int, ranks: int, device: torch.device) -> "Errors":
-        part = part_size(size, ranks)
-        return cls(torch.zeros(ranks * part, device=device), torch.zeros(part, device=device))
+    def of(cls, sizes: Sequence[int], ranks: int, device: torch.device) -> "Errors":
+        parts = sum(part_size(size, ranks) for size in sizes)
+        return cls(torch.zeros(ranks, parts, device=device), torch.zeros(1, parts, device=device))
 
 
 def part_size(size: int, ranks: int) -> int:
@@ -32,9 +35,12 @@ def part_size(size: int, ranks: int) -> int:
 
 
 @torch.no_grad()
-def mean_over(group: dist.ProcessGroup, values: Tensor, bits: int | None, errors: Errors | None = None) -> Tensor:
+def mean_over(
+    group: dist.ProcessGroup, values: Tensor, sizes: Sequence[int], bits: int | None, errors: Errors | None = None
+) -> Tensor:
     """Return the mean of `values` (n,) fp32 over the ranks of `group`, equal on all to the bit.
 
+    `sizes`: of the sections of `values`, which are compressed each by itself and travel in one message.
     In few bits every rank adds up a part of the vector and sends its mean, compressed again, to all (arXiv 2102.02888). With `errors`
     what compression leaves out is added to the next message, and they are updated.
     """
@@ -43,21 +49,41 @@ def mean_over(group: dist.ProcessGroup, values: Tensor, bits: int | None, errors
         total = values.clone()
         dist.all_reduce(total, group=group)
         return total / ranks
-    part = part_size(len(values), ranks)
-    wanted = pad(values, (0, ranks * part - len(values)))
+    parts = [part_size(size, ranks) for size in sizes]
+    wanted = _in_parts(values.split(list(sizes)), parts, ranks)
     if errors is not None:
         wanted = wanted + errors.sent
-    sent = encoded(wanted.view(ranks, part), bits)
+    sent = _encoded(wanted, parts, bits)
     if errors is not None:
-        errors.sent.copy_(wanted - decoded(sent, part, bits).flatten())
+        errors.sent.copy_(wanted - _decoded(sent, parts, bits))
     received = torch.empty_like(sent)
     dist.all_to_all_single(received, sent, group=group)
-    mean = decoded(received, part, bits).mean(dim=0)
+    mean = _decoded(received, parts, bits).mean(dim=0, keepdim=True)
     if errors is not None:
         mean = mean + errors.mean
-    again = encoded(mean[None], bits)
+    again = _encoded(mean, parts, bits)
     if errors is not None:
-        errors.mean.copy_(mean - decoded(again, part, bits)[0])
+        errors.mean.copy_(mean - _decoded(again, parts, bits))
     gathered = torch.empty(again.numel() * ranks, dtype=torch.uint8, device=again.device)
     _all_gather(gathered, again.flatten(), group=group)
-    return decoded(gathered.view(ranks, -1), part, bits).flatten()[: len(values)]
+    found = _decoded(gathered.view(ranks, -1), parts, bits).split(parts, dim=1)
+    return torch.cat([section.flatten()[:size] for section, size in zip(found, sizes, strict=True)])
+
+
+def _in_parts(sections: Sequence[Tensor], parts: Sequence[int], ranks: int) -> Tensor:
+    """Return (ranks, sum of parts): each section filled up with zeros and cut into `ranks` parts."""
+    filled = [
+        pad(section, (0, ranks * part - len(section))).view(ranks, part)
+        for section, part in zip(sections, parts, strict=True)
+    ]
+    return torch.cat(filled, dim=1)
+
+
+def _encoded(values: Tensor, parts: Sequence[int], bits: int) -> Tensor:
+    return torch.cat([encoded(section, bits) for section in values.split(list(parts), dim=1)], dim=1)
+
+
+def _decoded(sent: Tensor, parts: Sequence[int], bits: int) -> Tensor:
+    widths = [int(sent_bytes(part, bits, 1)) for part in parts]
+    sections = zip(sent.split(widths, dim=1), parts, strict=True)
+    return torch.cat([decoded(section, part, bits) for section, part in sections], dim=1)

@@ -59,9 +59,7 @@ class LocalSteps(Islands):
     With a delay the exchange runs in a thread, over a process group that nothing else uses.
     """
 
-    def __init__(
-        self, sync: Sync, buckets: Sequence[Bucket], group: dist.ProcessGroup, device: torch.device
-    ) -> None:
+    def __init__(self, sync: Sync, buckets: Sequence[Bucket], group: dist.ProcessGroup, device: torch.device) -> None:
         assert sync.outer is not None and sync.inner_steps is not None
         self._sync, self._outer, self._rounds = sync, sync.outer, sync.inner_steps
         self._buckets, self._group, self._device = buckets, group, device
@@ -83,9 +81,9 @@ class LocalSteps(Islands):
                 fragment.moved = None
         for fragment, move in zip(begins, moves, strict=True):
             if self._thread is None:
-                self._take_in(fragment, self._means(move))
+                self._take_in(fragment, self._means(fragment, move))
             else:
-                fragment.moved = self._thread.submit(self._means, move, self._ready())
+                fragment.moved = self._thread.submit(self._means, fragment, move, self._ready())
 
     def _begun_at(self, step: int) -> Iterator[_Fragment]:
         return (fragment for fragment in self._fragments if (step + fragment.offset) % self._rounds == 0)
@@ -105,15 +103,19 @@ class LocalSteps(Islands):
         event.record()
         return event
 
-    def _means(self, moves: list[Tensor], ready: "torch.cuda.Event | None" = None) -> list[Tensor]:
+    def _means(self, fragment: _Fragment, moves: list[Tensor], ready: "torch.cuda.Event | None" = None) -> list[Tensor]:
         if ready is None:
-            return [mean_over(self._group, move, self._sync.bits) for move in moves]
+            return self._exchanged(fragment, moves)
         side = torch.cuda.Stream(self._device)
         with torch.cuda.device(self._device), torch.cuda.stream(side):
             ready.wait(side)
-            found = [mean_over(self._group, move, self._sync.bits) for move in moves]
+            found = self._exchanged(fragment, moves)
             side.synchronize()
         return found
+
+    def _exchanged(self, fragment: _Fragment, moves: list[Tensor]) -> list[Tensor]:
+        sizes = [self._buckets[index].sizes for index in fragment.buckets]
+        return [mean_over(self._group, move, held, self._sync.bits) for move, held in zip(moves, sizes, strict=True)]
 
     @torch.no_grad()
     def _take_in(self, fragment: _Fragment, means: list[Tensor]) -> None:
@@ -127,13 +129,15 @@ class LocalSteps(Islands):
 
     def exchange_once(self) -> None:
         for fragment in self._fragments:
-            self._take_in(fragment, self._means(self._moves(fragment)))
+            self._take_in(fragment, self._means(fragment, self._moves(fragment)))
 
     def state(self, step: int) -> dict[str, Tensor]:
         place = dist.get_process_group_ranks(self._group)[0]  # the rank of the first replica that holds the same part
         found = {}
         for kind, tensors in (("base", self._base), ("outer_momentum", self._momentum)):
-            found |= {f"{kind}.{bucket.name}.rank-{place}": of for bucket, of in zip(self._buckets, tensors, strict=True)}
+            found |= {
+                f"{kind}.{bucket.name}.rank-{place}": of for bucket, of in zip(self._buckets, tensors, strict=True)
+            }
         for fragment in self._fragments:
             last = step - (step + fragment.offset) % self._rounds
             if last > 0 and last + self._sync.delay > step:

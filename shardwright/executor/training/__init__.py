@@ -1,6 +1,6 @@
 """The training loop of one rank with its optimizer, checkpoints, the run's folder and the measurement."""
 
-from .checkpoint import MODEL_PREFIX, Trainee, load_checkpoint, save_checkpoint
+from .checkpoint import MODEL_PREFIX, REPLICA_PREFIX, Trainee, load_checkpoint, save_checkpoint
 from .frozen_start import adapter_start, frozen_content, frozen_from
 from .manifest import (
     Manifest,
@@ -20,6 +20,7 @@ from .trainer import Trainer
 __all__ = [
     "LAUNCHER",
     "MODEL_PREFIX",
+    "REPLICA_PREFIX",
     "HostedOptimizer",
     "Manifest",
     "MemoryMeter",

@@ -36,7 +36,7 @@ from .optimizer import HostedOptimizer
 
 FILE_BYTES = 2**30
 MODEL_PREFIX = "model."
-_REPLICA_PREFIX, _AGREEMENT_PREFIX = "replica-", "replicas."
+REPLICA_PREFIX, _AGREEMENT_PREFIX = "replica-", "replicas."
 
 
 class DamagedError(SpecError):
@@ -291,7 +291,7 @@ def tensors_of(
     if trainee.agreement is None or step is None:
         return tensors
     if trainee.agreement.apart and trainee.replica:
-        tensors = {f"{_REPLICA_PREFIX}{trainee.replica}.{name}": tensor for name, tensor in tensors.items()}
+        tensors = {f"{REPLICA_PREFIX}{trainee.replica}.{name}": tensor for name, tensor in tensors.items()}
     return tensors | {f"{_AGREEMENT_PREFIX}{name}": of for name, of in trainee.agreement.state(step).items()}
 
 
@@ -358,7 +358,7 @@ def _check_tensors(
         name: tuple(tensor.size)
         for name, tensor in metadata.state_dict_metadata.items()
         if isinstance(tensor, TensorStorageMetadata)
-        and (with_replicas or not name.startswith((_REPLICA_PREFIX, _AGREEMENT_PREFIX)))
+        and (with_replicas or not name.startswith((REPLICA_PREFIX, _AGREEMENT_PREFIX)))
     }
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):

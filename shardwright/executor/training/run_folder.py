@@ -19,7 +19,7 @@ from shardwright.executor.text import Tokenizer
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
 from .frozen_start import check_start
-from .manifest import complete_checkpoints, newest_checkpoint, plan_digest, read_manifest
+from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
 
 GENERATION_CONFIG = "generation_config.json"
 LAUNCHER = "SHARDWRIGHT_LAUNCHER"

@@ -230,7 +230,9 @@ class Trainer:
                 self._engine.loss_scale = manifest.loss_scale
             self._tell(f"continuing from {start.checkpoint} after step {start.step}")
             if manifest.plan_digest != plan_digest(self._plan_file) and self._engine.agreement is not None:
-                self._tell("the checkpoint is of another plan: every replica starts from its first one, and what they exchange begins anew")
+                self._tell(
+                    "the checkpoint is of another plan: every replica starts from its first one, and what they exchange begins anew"
+                )
             return start.step
 
     def _start_from_weights(self) -> None:

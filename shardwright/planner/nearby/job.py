@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shardwright.base import InfeasibleError, SpecError, units
+from shardwright.costmodel import estimate_plan
 from shardwright.planner import OF_OTHER_AXES, TOLERANCE, search
 from shardwright.planner.branching import RunnerUp, SearchResult
 from shardwright.planner.mixed import ACROSS, Across, search_mixed
 from shardwright.planner.space import Fixed, OpenChoices, check_fixed, check_runs, kept_by, training_variants
-from shardwright.specs import ClusterSpec, Sync, TrainingSpec, quality_of
+from shardwright.specs import ClusterSpec, Sync, TrainingSpec, named_approximation, quality_of
 from shardwright.specs.model import ModelSpec
 
 from .fewer_devices import faster_on_fewer, largest_that_fits
@@ -44,6 +45,7 @@ def search_job(
     found = _search_job(model, cluster, training, fixed=fixed, **options)
     if not found.result.plan.approximate:
         return found
+    found = replace(found, result=_least_approximate(found, model, options.get("tolerance", 0.0)))
     same = (fixed or Fixed()).but(approximate=(), sync=Sync())
     try:
         exact = _search_job(model, cluster, training, fixed=same, **options)
@@ -57,6 +59,27 @@ def search_job(
     return replace(found, result=result, notes=(*found.notes, _approximate(result)))
 
 
+def _least_approximate(found: FoundJob, model: ModelSpec, tolerance: float) -> SearchResult:
+    """Return the result with the approximation that differs least from an exact reduction, of those under the same name, with which
+    its plan takes at most `tolerance` longer: the fewest inner steps that hide an exchange. All under one name need the same memory."""
+    result, chosen = found.result, found.result.plan.sync
+    model = model.trained_as(result.training.trainable)
+    alike = next(
+        (
+            named_approximation(name).syncs
+            for name in result.fixed.approximate
+            if chosen in named_approximation(name).syncs
+        ),
+        (),
+    )
+    for sync in alike[: alike.index(chosen)] if alike else ():
+        plan = result.plan.model_copy(update={"sync": sync})
+        estimate = estimate_plan(model, found.cluster, result.training, plan)
+        if estimate.step_seconds <= (1 + tolerance) * result.estimate.step_seconds:
+            return replace(result, plan=plan, estimate=estimate)
+    return result
+
+
 def _approximate(result: SearchResult) -> str:
     """What an approximation gains, and what is known of its quality."""
     seconds = result.estimate.step_seconds
@@ -65,7 +88,9 @@ def _approximate(result: SearchResult) -> str:
     else:
         longer = result.exact.step_seconds / seconds - 1
         gain = f"With an exact reduction the best plan takes {units.seconds(result.exact.step_seconds)} a step, {longer:.1%} more"
-    return f"The plan changes gradients on purpose: {result.plan.sync}. {gain}. Quality: {quality_of(result.plan.sync)}."
+    return (
+        f"The plan changes gradients on purpose: {result.plan.sync}. {gain}. Quality: {quality_of(result.plan.sync)}."
+    )
 
 
 def _search_job(

@@ -309,7 +309,16 @@ def _rows(
     degrees, tp = each[:, : len(Degrees._fields)], each[:, Degrees._fields.index("tp")]
     order = np.full(len(each), ORDERS.index(fixed.order or PIPELINE_OUTERMOST))
     sequence_parallel = (tp > 1) & (fixed.sequence_parallel is not False)
-    columns = (order, micro_batch, zero, sequence_parallel, offload, *each[:, len(Degrees._fields) :].T, microbatches, sync)
+    columns = (
+        order,
+        micro_batch,
+        zero,
+        sequence_parallel,
+        offload,
+        *each[:, len(Degrees._fields) :].T,
+        microbatches,
+        sync,
+    )
     return np.column_stack([degrees, *columns])
 
 

@@ -80,7 +80,9 @@ def read_sync(text: str) -> Sync:
     for part in rest.split(",") if colon else ():
         key, equals, value = (word.strip() for word in part.partition("="))
         if not equals or not value:
-            raise SpecError(f"sync '{text}': write {part.strip() or 'what follows the colon'} as NAME=NUMBER, such as inner_steps=100")
+            raise SpecError(
+                f"sync '{text}': write {part.strip() or 'what follows the colon'} as NAME=NUMBER, such as inner_steps=100"
+            )
         if name == "co2" and key == "inner_steps":  # the exchange has a whole round
             changes["delay"] = _plain(value)
         if key in Outer.model_fields and whole.get("outer"):

@@ -2,7 +2,13 @@
 
 from typing import Literal, Self, get_args
 
-from pydantic import ModelWrapValidatorHandler, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from shardwright.base import divisors, listed
 from shardwright.specs.mesh import Mesh

@@ -111,7 +111,9 @@ class Sync(Spec):
     def _check_compression(self) -> None:
         if self.outer is not None or self.inner_steps is None:
             if self.bits == 1:
-                raise ValueError("bits 1 is of 1-bit Adam, which has no outer optimizer; set 4, 8 or 16, or leave outer out")
+                raise ValueError(
+                    "bits 1 is of 1-bit Adam, which has no outer optimizer; set 4, 8 or 16, or leave outer out"
+                )
             if self.warmup_steps:
                 raise ValueError(
                     f"warmup_steps {self.warmup_steps} are of compressed gradients, not of local steps; leave them out"
@@ -125,7 +127,9 @@ class Sync(Spec):
         if self.bits in (4, 16):
             raise ValueError(f"bits {self.bits} are of an outer optimizer's differences; gradients go in 1 or 8 bits")
         if self.bits == 1 and not self.warmup_steps:
-            raise ValueError("bits 1 needs warmup_steps of 1 or more, in which Adam's variance is measured; set warmup_steps")
+            raise ValueError(
+                "bits 1 needs warmup_steps of 1 or more, in which Adam's variance is measured; set warmup_steps"
+            )
         if self.bits is None and self.warmup_steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} come before compressed gradients; set bits to 1 or 8")
 
@@ -133,7 +137,9 @@ class Sync(Spec):
         for name, least in (("fragments", 1), ("delay", 0)):
             value, most = getattr(self, name), self.inner_steps or 1
             if self.outer is None and value != least:
-                raise ValueError(f"{name} {value} is of an outer optimizer, and there is none; set outer, or leave {name} out")
+                raise ValueError(
+                    f"{name} {value} is of an outer optimizer, and there is none; set outer, or leave {name} out"
+                )
             if self.inner_steps is not None and value > most:
                 raise ValueError(f"{name} {value} is more than inner_steps {most}; set at most {most}")
 
