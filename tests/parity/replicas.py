@@ -252,7 +252,8 @@ def _one_bit_adam(run: Reference, sync: Sync) -> None:
 
 def _local_steps(run: Reference, sync: Sync) -> None:
     outer, weights = sync.outer, nn.Parameter.detach
-    assert outer is not None and sync.inner_steps is not None
+    assert outer is not None
+    assert sync.inner_steps is not None
     every = range(len(run.models))
     base = {key: run.flat(0, bucket, weights) for key, bucket in _each_bucket(run)}
     momentum = {key: torch.zeros_like(flat) for key, flat in base.items()}

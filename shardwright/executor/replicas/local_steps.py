@@ -60,7 +60,8 @@ class LocalSteps(Islands):
     """
 
     def __init__(self, sync: Sync, buckets: Sequence[Bucket], group: dist.ProcessGroup, device: torch.device) -> None:
-        assert sync.outer is not None and sync.inner_steps is not None
+        assert sync.outer is not None
+        assert sync.inner_steps is not None
         self._sync, self._outer, self._rounds = sync, sync.outer, sync.inner_steps
         self._buckets, self._group, self._device = buckets, group, device
         count = sync.fragments

@@ -35,11 +35,11 @@ from shardwright.specs import Measurement, StepRecord, read_measurement
 
 from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained
 from .frozen_start import adapter_settings, adapter_start, frozen_from
-from .manifest import Manifest
+from .manifest import Manifest, plan_digest
 from .measuring import measure_offload, read_fingerprint
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import host_optimizer
-from .run_folder import RunFolder, Start, plan_digest
+from .run_folder import RunFolder, Start
 from .saver import Saver
 from .traced_step import TracedStep
 
