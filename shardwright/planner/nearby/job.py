@@ -52,7 +52,7 @@ def search_job(
     except (SpecError, InfeasibleError):
         return replace(found, notes=(*found.notes, _approximate(found.result)))
     counts_as_none = 1 + options.get("tolerance", 0.0) * OF_OTHER_AXES
-    seconds = exact.result.estimate.step_seconds
+    seconds = (exact.result.fastest or exact.result.estimate).step_seconds
     if (fixed or Fixed()).sync is None and seconds <= counts_as_none * found.result.estimate.step_seconds:
         return exact
     result = replace(found.result, exact=RunnerUp(exact.result.plan, seconds))

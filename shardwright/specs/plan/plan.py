@@ -86,7 +86,8 @@ class Plan(Spec):
         group = self.replicas[index]
         mesh = self.mesh.model_copy(update={"dp_replicate": group.count})
         own = {"micro_batch": group.micro_batch, "microbatches": group.microbatches, "stages": group.stages}
-        return Plan(**{**dict(self), "mesh": mesh, "replicas": (), **own})
+        alone = Plan(**{**dict(self), "mesh": mesh, "replicas": (), "sync": Sync(), **own})
+        return alone.model_copy(update={"sync": self.sync})  # which may be with replicas in other groups alone
 
     @property
     def by_group(self) -> "tuple[Plan, ...]":
