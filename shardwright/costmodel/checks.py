@@ -76,9 +76,12 @@ def why_not_agree(sync: Sync, training: TrainingSpec) -> str | None:
     """Say why replicas of this training cannot agree so; None where they can."""
     if sync.method == "1-bit-adam" and training.optimizer != "adamw":
         return f"sync 1-bit-adam exchanges Adam's momentum, and the optimizer is {training.optimizer}; train with adamw, or leave sync out"
-    if sync.bits and sync.outer is None and training.precision.compute == "fp16":
-        return f"sync {sync.method} keeps errors of gradients, which are not finite at times in fp16; compute in bf16, or leave sync out"
     return None
+
+
+def loses_errors(sync: Sync, training: TrainingSpec) -> bool:
+    """Whether gradients that are not finite, which fp16 has at times, would enter the errors that compression feeds back."""
+    return sync.bits is not None and sync.outer is None and training.precision.compute == "fp16"
 
 
 def check_replicas(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> None:

@@ -19,6 +19,7 @@ from shardwright.costmodel import (
     check_sequence,
     check_tensor_parallel,
     check_trainable,
+    loses_errors,
     why_not_agree,
 )
 from shardwright.specs import (
@@ -287,7 +288,13 @@ def _rows(
             if _can_be_placed(placement, zero, size[1], training, alone=shards[-1])
             for agreed, sync in enumerate(fixed.syncs)
             if not sync.approximate
-            or (replicas and (zero or not splits) and not placement.optimizer and not why_not_agree(sync, training))
+            or (
+                replicas
+                and (zero or not splits)
+                and not placement.optimizer
+                and not why_not_agree(sync, training)
+                and not loses_errors(sync, training)
+            )
         ]
         return np.array(found, dtype=np.int64).reshape(-1, 5)
 
