@@ -25,6 +25,7 @@ def cluster(rate: float) -> ClusterSpec:
     """Nodes of 4 V100 with one NIC of so many bytes/s."""
     found = load_cluster("v100-sxm-32gb:64@ethernet-10g")
     group = found.groups[0]
+    assert group.nic is not None
     nic = group.nic.model_copy(update={"bytes_per_s": rate})
     node = group.model_copy(update={"devices_per_node": 4, "nodes": NODES, "nic": nic, "nics_per_node": 1})
     return found.model_copy(update={"groups": (node,)})
@@ -87,9 +88,7 @@ def test_the_point_lies_between_one_and_four_microbatches() -> None:
 
 def test_after_the_warm_up_more_is_gained_than_over_the_whole_run() -> None:
     """One bit moves a sixteenth of fp16 gradients. With 14.7% of the steps in full, that is the fifth of the paper's volume."""
-    exact, one_bit = (
-        estimate(2, sync, published_network()) for sync in (Sync(), Sync(bits=1, warmup_steps=23_000))
-    )
+    exact, one_bit = (estimate(2, sync, published_network()) for sync in (Sync(), Sync(bits=1, warmup_steps=23_000)))
     assert 3.3 < exact.step_seconds / one_bit.step_seconds < 16
     warm = brentq(lambda w: w + (1 - w) / 16 - 1 / 5, 0, 1)
     assert warm == pytest.approx(0.147, abs=5e-4)

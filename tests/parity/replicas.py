@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -159,7 +160,7 @@ class Reference:
 def compress(values: Tensor, bits: int) -> Tensor:
     """What is left of a vector after few bits, by the rule that `specs.Sync` and docs/running.md state."""
     found = []
-    for block in values.split(SENT_BLOCK):
+    for block in torch.split(values, SENT_BLOCK):
         largest = block.abs().max().clamp(min=1e-38)
         if bits == 1:
             found.append(torch.where(block >= 0, 1.0, -1.0) * block.abs().mean())
@@ -180,7 +181,7 @@ def mean(vectors: list[Tensor], bits: int | None, errors: dict[object, Tensor] |
     parts: list[list[Tensor]] = []
     for rank, vector in enumerate(vectors):
         whole = nn.functional.pad(vector, (0, ranks * part - size)) + kept.get((key, rank), torch.zeros(ranks * part))
-        parts.append([compress(one, bits) for one in whole.split(part)])
+        parts.append([compress(one, bits) for one in torch.split(whole, part)])
         kept[key, rank] = whole - torch.cat(parts[-1])
     means = []
     for place in range(ranks):
@@ -216,6 +217,11 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad
 
 
+def _momentum(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor:
+    found: Tensor = optimizer.state[parameter]["exp_avg"]
+    return found
+
+
 def _compressed_gradients(run: Reference, sync: Sync) -> None:
     errors: dict[object, Tensor] = {}
     for step in range(1, STEPS + 1):
@@ -239,8 +245,8 @@ def _one_bit_adam(run: Reference, sync: Sync) -> None:
         run.clip()
         for optimizer in run.optimizers:
             for parameter, state in optimizer.state.items():
-                state["exp_avg"] = first * state["exp_avg"] + (1 - first) * parameter.grad
-        _exchanged(run, [lambda p, o=o: o.state[p]["exp_avg"] for o in run.optimizers], 1, errors)
+                state["exp_avg"] = first * state["exp_avg"] + (1 - first) * _gradient(parameter)
+        _exchanged(run, [partial(_momentum, optimizer) for optimizer in run.optimizers], 1, errors)
         for optimizer in run.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:

@@ -23,7 +23,7 @@ ISLANDS = Sync(inner_steps=None)
 LLAMA = model_config("llama")
 
 
-def case(sync: Sync, stages: int = 1, zero: int = 0, **degrees: int) -> PlanFile:
+def case(sync: Sync, stages: int = 1, zero: int = 0, **degrees: Any) -> PlanFile:
     held = layers(2 // stages, zero=zero)  # type: ignore[arg-type]  # 0 to 3
     of = plan(
         *[(held,)] * stages,

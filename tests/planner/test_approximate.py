@@ -27,7 +27,9 @@ SHORT, LONG = TrainingSpec(seq_len=512, global_batch=256), TrainingSpec(seq_len=
 
 def found(cluster: Any, *names: str, model: Any = LLAMA, training: TrainingSpec = LONG, **fixed: Any) -> FoundJob:
     given = load_cluster(cluster) if isinstance(cluster, str) else cluster
-    return search_job(model, given, training, fixed=Fixed(approximate=names, **fixed), tolerance=TOLERANCE, runners_up=0)
+    return search_job(
+        model, given, training, fixed=Fixed(approximate=names, **fixed), tolerance=TOLERANCE, runners_up=0
+    )
 
 
 class TestWhereTheyWin:
@@ -84,7 +86,9 @@ class TestWhereTheyDoNot:
         job = found(cluster, *ALL)
         assert not job.result.plan.approximate
         of_all, exact = (
-            search(LLAMA, load_cluster(cluster), LONG, fixed=Fixed(approximate=names), runners_up=0).estimate.step_seconds
+            search(
+                LLAMA, load_cluster(cluster), LONG, fixed=Fixed(approximate=names), runners_up=0
+            ).estimate.step_seconds
             for names in (ALL, ())
         )
         assert of_all <= exact <= (1 + OF_OTHER_AXES * TOLERANCE) * of_all
@@ -115,7 +119,9 @@ class TestWhereTheyDoNot:
 @pytest.mark.parametrize("seed", range(12))
 def test_a_search_with_approximations_equals_brute_force(seed: int) -> None:
     model, cluster, training = random_problem(seed)
-    fixed = Fixed(approximate=("diloco", "8-bit-gradients"), schedule="1f1b", recompute="none", order=PIPELINE_OUTERMOST)
+    fixed = Fixed(
+        approximate=("diloco", "8-bit-gradients"), schedule="1f1b", recompute="none", order=PIPELINE_OUTERMOST
+    )
     best = fastest(model, cluster, training, fixed)
     if best is None:
         pytest.skip("nothing fits")

@@ -9,6 +9,17 @@ from torch.distributed.tensor import DTensor
 
 
 def gradient_norm(
+    gradients: Iterable[tuple[nn.Parameter, Tensor | None]], *, ranks_per_stage: int, device: torch.device
+) -> float:
+    """Return the L2 norm of the whole model's gradient, over all ranks of the default process group.
+
+    `gradients`: this rank's parameters, each with its own part of the gradient, wherever that is; None: it has none. Each rank adds the squares of its shards, divided by the number of ranks that hold the same shard. The sum over all
+    ranks then counts every element once.
+    """
+    return gradient_norms(gradients, ranks_per_stage=ranks_per_stage, device=device)[0]
+
+
+def gradient_norms(
     gradients: Iterable[tuple[nn.Parameter, Tensor | None]],
     *,
     ranks_per_stage: int,
@@ -16,12 +27,8 @@ def gradient_norm(
     replica: int = 0,
     replicas: int = 1,
 ) -> list[float]:
-    """Return the L2 norm of the whole model's gradient, over all ranks of the default process group, for each of `replicas` whose
-    gradients differ. This rank is of the one numbered `replica`, whose stages have `ranks_per_stage` ranks each.
-
-    `gradients`: this rank's parameters, each with its own part of the gradient, wherever that is; None: it has none. Each rank adds the squares of its shards, divided by the number of ranks that hold the same shard. The sum over all
-    ranks then counts every element once.
-    """
+    """Return the norm of each of `replicas` whose gradients differ. This rank is of the one numbered `replica`, whose stages have
+    `ranks_per_stage` ranks each."""
     by_shards: dict[int, list[Tensor]] = {}
     for parameter, gradient in gradients:
         if gradient is not None:

@@ -22,7 +22,7 @@ from shardwright.executor.replicas import Agreement, agreement
 from shardwright.specs import Plan
 
 from .accumulation import Accumulation
-from .clipping import gradient_norm, local_gradient, scale_gradients
+from .clipping import gradient_norm, gradient_norms, local_gradient, scale_gradients
 from .data_parallel import DataParallel, GradientSync
 from .forward_only import ForwardOnly
 from .loss import IGNORED_LABEL, LossFunction, TokenLoss
@@ -160,15 +160,23 @@ class Engine:
         the largest is returned.
         """
         device = torch.device(self.mesh.device_type)
-        apart = 1 if self.agreement is None else self._plan.mesh.dp_replicate
-        ranks_per_stage = self.mesh.size() // self._plan.mesh.pp // apart
+        ranks_per_stage = self.mesh.size() // self._plan.mesh.pp
         own_gradient = local_gradient if self.offload is None else self.offload.gradient_of
         gradients = ((parameter, own_gradient(parameter)) for parameter in self._counted)
-        replica = self.replica if apart > 1 else 0
-        norms = gradient_norm(
-            gradients, ranks_per_stage=ranks_per_stage, device=device, replica=replica, replicas=apart
-        )
-        norm, largest = norms[replica] / self._loss_factor, max(map(_size, norms)) / self._loss_factor
+        if self.agreement is None:
+            norm = largest = (
+                gradient_norm(gradients, ranks_per_stage=ranks_per_stage, device=device) / self._loss_factor
+            )
+        else:
+            replicas, replica = self._plan.mesh.dp_replicate, self.replica
+            of_all = gradient_norms(
+                gradients,
+                ranks_per_stage=ranks_per_stage // replicas,
+                device=device,
+                replica=replica,
+                replicas=replicas,
+            )
+            norm, largest = of_all[replica] / self._loss_factor, max(map(_size, of_all)) / self._loss_factor
         factor = 1.0 / self._loss_factor
         if max_norm is not None and max_norm < norm:
             factor *= max_norm / (norm + 1e-6)

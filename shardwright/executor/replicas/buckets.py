@@ -43,7 +43,7 @@ class Bucket:
     def spread(self, flat: Tensor, of: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter.detach()) -> None:
         """Write `flat` (size,) into what `of` gives for each parameter."""
         targets = [local(of(parameter)) for parameter in self.parameters]
-        for target, values in zip(targets, flat.split([target.numel() for target in targets]), strict=True):
+        for target, values in zip(targets, torch.split(flat, [target.numel() for target in targets]), strict=True):
             target.copy_(values.view(target.shape))
 
 

@@ -1,6 +1,7 @@
 """Gradients in 8 bits, and 1-bit Adam: error feedback, and a warm-up in full precision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -100,11 +101,11 @@ class CompressedMomentum(CompressedGradients):
         for group in optimizer.param_groups:
             self._apply(step, group, states)
 
-    def _apply(self, step: int, group: dict[str, object], states: dict[nn.Parameter, dict[str, Tensor]]) -> None:
-        first, second = group["betas"]  # type: ignore[misc]  # of AdamW
-        rate, decay, eps = (float(group[name]) for name in ("lr", "weight_decay", "eps"))  # type: ignore[arg-type]  # likewise
+    def _apply(self, step: int, group: dict[str, Any], states: Mapping[Tensor, dict[str, Tensor]]) -> None:
+        first, second = group["betas"]
+        rate, decay, eps = (float(group[name]) for name in ("lr", "weight_decay", "eps"))
         frozen = 1 - second**self._sync.warmup_steps
-        for parameter in group["params"]:  # type: ignore[attr-defined]  # likewise
+        for parameter in group["params"]:
             state, weights = states[parameter], local(parameter.detach())
             state["step"] += 1
             weights.mul_(1 - rate * decay)

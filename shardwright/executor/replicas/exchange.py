@@ -50,7 +50,7 @@ def mean_over(
         dist.all_reduce(total, group=group)
         return total / ranks
     parts = [part_size(size, ranks) for size in sizes]
-    wanted = _in_parts(values.split(list(sizes)), parts, ranks)
+    wanted = _in_parts(torch.split(values, list(sizes)), parts, ranks)
     if errors is not None:
         wanted = wanted + errors.sent
     sent = _encoded(wanted, parts, bits)
@@ -66,7 +66,7 @@ def mean_over(
         errors.mean.copy_(mean - _decoded(again, parts, bits))
     gathered = torch.empty(again.numel() * ranks, dtype=torch.uint8, device=again.device)
     _all_gather(gathered, again.flatten(), group=group)
-    found = _decoded(gathered.view(ranks, -1), parts, bits).split(parts, dim=1)
+    found = torch.split(_decoded(gathered.view(ranks, -1), parts, bits), parts, dim=1)
     return torch.cat([section.flatten()[:size] for section, size in zip(found, sizes, strict=True)])
 
 
@@ -80,10 +80,10 @@ def _in_parts(sections: Sequence[Tensor], parts: Sequence[int], ranks: int) -> T
 
 
 def _encoded(values: Tensor, parts: Sequence[int], bits: int) -> Tensor:
-    return torch.cat([encoded(section, bits) for section in values.split(list(parts), dim=1)], dim=1)
+    return torch.cat([encoded(section, bits) for section in torch.split(values, list(parts), dim=1)], dim=1)
 
 
 def _decoded(sent: Tensor, parts: Sequence[int], bits: int) -> Tensor:
     widths = [int(sent_bytes(part, bits, 1)) for part in parts]
-    sections = zip(sent.split(widths, dim=1), parts, strict=True)
+    sections = zip(torch.split(sent, widths, dim=1), parts, strict=True)
     return torch.cat([decoded(section, part, bits) for section, part in sections], dim=1)

@@ -100,14 +100,14 @@ class LocalSteps(Islands):
     def _ready(self) -> "torch.cuda.Event | None":
         if self._device.type != "cuda":
             return None
-        event = torch.cuda.Event()
+        event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
         event.record()
         return event
 
     def _means(self, fragment: _Fragment, moves: list[Tensor], ready: "torch.cuda.Event | None" = None) -> list[Tensor]:
         if ready is None:
             return self._exchanged(fragment, moves)
-        side = torch.cuda.Stream(self._device)
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # likewise
         with torch.cuda.device(self._device), torch.cuda.stream(side):
             ready.wait(side)
             found = self._exchanged(fragment, moves)
@@ -134,7 +134,7 @@ class LocalSteps(Islands):
 
     def state(self, step: int) -> dict[str, Tensor]:
         place = dist.get_process_group_ranks(self._group)[0]  # the rank of the first replica that holds the same part
-        found = {}
+        found = dict[str, Tensor]()
         for kind, tensors in (("base", self._base), ("outer_momentum", self._momentum)):
             found |= {
                 f"{kind}.{bucket.name}.rank-{place}": of for bucket, of in zip(self._buckets, tensors, strict=True)

@@ -26,7 +26,7 @@ def _stages(count: int, each: Any) -> tuple[Any, ...]:
     return ((each,),) * count
 
 
-def _agreeing(sync: Sync, *stages: Any, **given: int) -> Any:
+def _agreeing(sync: Sync, *stages: Any, **given: Any) -> Any:
     """A plan with two replicas that agree so."""
     return plan(*stages, dp_replicate=2, **given).model_copy(update={"sync": sync})
 
