@@ -212,7 +212,7 @@ def _exchanged(
             run.spread(replica, bucket, of[replica], new)
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
+def _gradient(parameter: Tensor) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
 
