@@ -20,7 +20,7 @@ from .tables import TABLES, is_put_away
 
 _SHOWN = re.compile(r"nvidia-smi used (\d+) MiB")
 _MIB = 2**20
-_STACKS = ("hf-trainer", "hf-fast-kernels")
+_STACKS = ("hf-trainer", "hf-kbit", "hf-fast-kernels")
 _TOO_SMALL = -0.05
 
 

@@ -269,7 +269,7 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--global-batch": training.global_batch,
         "--precision": training.precision.compute,
         "--linear-precision": training.precision.linear,
-        "--optimizer": training.optimizer,
+        "--optimizer": str(training.method),
         "--attention": training.attention,
         "--fp8-attention": training.fp8_attention,
         "--loss-chunks": training.loss_chunks,

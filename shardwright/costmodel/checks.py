@@ -60,6 +60,11 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     check_sequence(model, training)
     check_layer_counts(model, training)
     check_trainable(model, training)
+    check_optimizer(model, training)
+    if plan.offload.optimizer_fraction and not training.method.may_leave_device:
+        raise SpecError(off_device(training))
+    if plan.microbatches > 1 and training.method.layerwise:
+        raise SpecError(one_microbatch(training))
     check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, expert_tp=mesh.expert_tp)
     split = plan.sequence_parallel
     trading = plan.ulysses_degree if plan.context_parallel == "ulysses-ring" else mesh.cp
@@ -185,6 +190,39 @@ def check_trainable(model: ModelSpec, training: TrainingSpec) -> None:
     ]
     if lacking:
         raise SpecError(f"{model.name} has no {', '.join(lacking)} to adapt; it has {', '.join(sorted(linears))}")
+
+
+def check_optimizer(model: ModelSpec, training: TrainingSpec) -> None:
+    """Check that the optimizer updates what the model trains.
+
+    Raises:
+        SpecError: the method needs whole matrices, and the model has experts, or only a part is trained.
+    """
+    method = training.method
+    if not method.whole_matrix:
+        return
+    if any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes):
+        raise SpecError(
+            f"optimizer {method} needs whole matrices, and the stacked ones of the experts of {model.name} are not available; "
+            "give adamw, sgd, lion or adamw8bit"
+        )
+    if not training.trainable.trains_all:
+        raise SpecError(
+            f"optimizer {method} updates whole matrices of every layer, not trainable '{training.trainable}'"
+        )
+
+
+def off_device(training: TrainingSpec) -> str:
+    """Say that the optimizer cannot be updated where it would be."""
+    return f"optimizer {training.method} has no update off the device; leave its state there (--offload-optimizer 0), or give adamw"
+
+
+def one_microbatch(training: TrainingSpec) -> str:
+    """Say that gradients of several microbatches cannot be added up."""
+    return (
+        f"optimizer {training.method} updates a layer in its only backward pass, and a global batch of {training.global_batch} takes "
+        "several; give a batch that one microbatch of each data-parallel rank holds, or leave out layerwise"
+    )
 
 
 def check_context_parallel(

@@ -236,7 +236,8 @@ class PlanCosts:
         )
         logits = self._logit_bytes(kept, working)
         late, apart = static["late_gradients"], static["stream_gradients"]
-        moving, step = kept + working + held.beside_activations, np.maximum(static["step"], static["flat"])
+        moving = kept + working + held.beside_activations
+        step = np.maximum(static["step"] + held.step_window, static["flat"])
         # what tensors occupy peaks in the passes or in the update; room that is kept apart for gradients is theirs in the update
         passing = moving >= step + late + apart
         reserved = held.peak_bytes(kept + working) - held.static + static["flat"] + static["unplaced"] + apart
@@ -252,7 +253,7 @@ class PlanCosts:
                 optimizer_state=static["optimizer_state"][rank],
                 optimizer_step=step[rank] * (not passing[rank]),
                 activations=(kept[rank] + working[rank] - logits[rank]) * passing[rank],
-                logits=logits[rank] * passing[rank],
+                logits=logits[rank] * passing[rank] + static["outputs"][rank],
                 communication_buffers=held.reduce_buffer[rank] * passing[rank] + received,
                 allocator_slack=slack[rank],
                 communicators=communicators[rank],
@@ -275,6 +276,7 @@ class PlanCosts:
             step=self._held(rows.step),
             gather_window=self._largest(rows.gather_window),
             reduce_buffer=self._largest(rows.reduce_buffer),
+            step_window=self._largest(rows.step_window),
             slack=rows.slack.max(),
         )
 

@@ -23,10 +23,7 @@ def check_can_run(plan_file: PlanFile) -> None:
             f"{plan_file.cluster.name} is a mixed cluster, which can be estimated and planned for, not run yet; plan for one group alone"
         )
     mesh, precision = plan_file.plan.mesh, plan_file.training.precision
-    if precision.linear is not None:
-        raise SpecError(
-            f"linear precision {precision.linear} can be estimated and compared, not run yet; plan without it, in {precision.compute}"
-        )
+    _check_linears(plan_file)
     if precision.parameters != "fp32":
         raise SpecError(
             f"{precision.parameters} parameters can be estimated and compared, not run yet; plan with parameters in fp32"
@@ -44,6 +41,30 @@ def check_can_run(plan_file: PlanFile) -> None:
     for is_so, what, fix in (*_not_run(plan_file.plan, plan_file.training), *_not_frozen(plan_file)):
         if is_so:
             raise SpecError(f"{what} can be estimated and compared, not run yet; {fix}")
+
+
+def _check_linears(plan_file: PlanFile) -> None:
+    """Refuse lower formats of the linears that the engine does not have.
+
+    Raises:
+        SpecError: names the format.
+    """
+    precision, runs = plan_file.training.precision, plan_file.training.software.runs.linear_formats
+    if precision.linear is None:
+        return
+    if precision.linear not in runs:
+        raise SpecError(
+            f"linear precision {precision.linear} can be estimated and compared, not run yet; plan with --linear-precision "
+            f"{' or '.join(runs)}, or without it"
+        )
+    if precision.gather is not None:
+        raise SpecError(
+            f"gathers in {precision.gather} can be estimated and compared, not run yet; plan without precision.gather"
+        )
+    if any(isinstance(block.ffn, MixtureOfExperts) for block in plan_file.model().layer_classes):
+        raise SpecError(
+            f"experts in {precision.linear} can be estimated and compared, not run yet; plan without --linear-precision"
+        )
 
 
 def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str], ...]:
@@ -86,6 +107,11 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             loses_errors(plan.sync, training),
             f"sync {plan.sync.method} in fp16, whose gradients are not finite at times,",
             "plan with --sync exact, or with --precision bf16 or fp32",
+        ),
+        (
+            training.method.layerwise,
+            "an update of each layer in the backward pass",
+            "plan without layerwise=1",
         ),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Literal
 
 from shardwright.base import InfeasibleError
-from shardwright.costmodel import check_trainable
+from shardwright.costmodel import check_optimizer, check_trainable
 from shardwright.costmodel.op_times import CALIBRATED, OpTimes, op_times
 from shardwright.planner.branching import (
     AsGiven,
@@ -77,6 +77,7 @@ def search(
     """
     started, fixed = time.perf_counter(), kept_by(fixed or Fixed(), training)
     check_trainable(model, training)
+    check_optimizer(model, training)
     model = model.trained_as(training.trainable)
     if fixed.stages is None:
         check_runs(training, fixed)

@@ -24,6 +24,7 @@ from .cluster import MOST_DEVICES, NETWORKS, ClusterSpec, Host, Link, LinkKind, 
 from .device import Device, DeviceFormat, Generation
 from .lengths import Lengths, Packing, Pieces
 from .mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST, Mesh, MeshOrder, RankGroup, experts_fold
+from .optimizers import OPTIMIZER_STATES, QUALITY, WHOLE_MATRIX, Optimizer, OptimizerName, OptimizerSettings
 from .plan import (
     APPROXIMATIONS,
     CONTEXT_PARALLEL,
@@ -104,9 +105,7 @@ from .trainable import FEED_FORWARD_MODULES, MODULE_GROUPS, STORED_BYTES, BaseFo
 from .training import (
     BYTES_PER_ELEMENT,
     MOST_PER_STEP,
-    OPTIMIZER_STATES,
     CudaGraphs,
-    OptimizerName,
     Precision,
     RecomputeModule,
     TrainingSpec,
@@ -132,10 +131,12 @@ __all__ = [
     "PIPELINE_OUTERMOST",
     "PLAIN_STRATEGIES",
     "POLICIES",
+    "QUALITY",
     "SENT_BLOCK",
     "STORED_BYTES",
     "SYNC_COLUMNS",
     "VOCABULARY",
+    "WHOLE_MATRIX",
     "Approximation",
     "AttentionKernel",
     "BaseFormat",
@@ -177,7 +178,9 @@ __all__ = [
     "NonNegativeInt",
     "Offload",
     "OffloadMeasurement",
+    "Optimizer",
     "OptimizerName",
+    "OptimizerSettings",
     "Outer",
     "Packing",
     "Pieces",

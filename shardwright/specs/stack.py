@@ -29,6 +29,7 @@ from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
+StageOutputs = Literal["released", "logits", "all"]
 MergedResults = Literal["fp32", "fp32-in-rings", "fused"]
 RecomputeModule = Literal["core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts"]
 LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
@@ -54,7 +55,7 @@ class Runs(Spec):
     `schedules`: of a pipeline; empty where it has none. `zero_stages`: 0 is plain data parallelism. `uneven_stages`: stages may
     hold different numbers of layers. `context_parallel`, `expert_dispatch`: the ways to exchange keys and values and to send
     tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
-    `linear_formats`: lower formats of the layers' weight matmuls. `orders`: in which the axes may lie over the machine
+    `linear_formats`: lower formats of the layers' weight matmuls, and `lowers_experts` whether experts have them too. `orders`: in which the axes may lie over the machine
     (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
     `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `streams_shards`: weights that data-parallel ranks shard
     may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
@@ -71,6 +72,7 @@ class Runs(Spec):
     expert_dispatch: tuple[ExpertDispatch, ...] = EXPERT_DISPATCH
     split_backward: SplitBackward = SplitBackward()
     linear_formats: tuple[LinearFormat, ...] = ()
+    lowers_experts: bool = True
     loss_chunks: bool = False
     offload_fractions: bool = False
     streams_shards: bool = True
@@ -116,8 +118,14 @@ class Stack(Spec):
             microbatch reduces into the rank's shard.
         holds_receive_buffers: in a pipeline a stage has a buffer for what it receives of each microbatch, forward and backward, from the
             first step on (torch/distributed/pipelining/stage.py, _create_act_recv_info and _create_grad_recv_info).
+        stage_outputs: what torch's stages keep of every microbatch to the end of the step: "logits" of the last stage in the compute
+            format, which the schedule returns (until return_outputs = False of torch 2.10, pytorch pull request 165822); "all", also
+            the hidden states that other stages gave and the gradients of what they received (until torch 2.8, pull request 153383,
+            and 2.10, pull request 164329); otherwise "released".
         copies_gathered: gathered parameters are copied out of the communication buffer beside no compute (FSDP2).
         copies_gradients: gradients are copied into a buffer before they are reduced (FSDP1 and FSDP2).
+        sums_gradients_in_matmuls: the matmul of a weight's gradient adds it to the sum over microbatches, in the format of the reduction;
+            otherwise a kernel adds it.
         overlaps_gather: parameters are gathered during the forward pass; otherwise before it.
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
@@ -148,6 +156,8 @@ class Stack(Spec):
         weighs_norms_in_fp32: an eager RMS norm multiplies by its weight in fp32 (torch.nn.RMSNorm before it had a kernel of its
             own: aten/src/ATen/native/layer_norm.cpp).
         repeats_heads: keys and values are copied for each query head before attention, and kept so (torchtitan's repeat_kv).
+        agrees_on_scales: the ranks of tp and of cp, which hold parts of a linear's operands, agree on the scale of each before it is cast
+            (this project's executor, low_precision/scaled.py).
         recasts_operands: 8-bit and 4-bit operands of weight gradients are made again in the backward pass, from what norms,
             activations and attention read or wrote, as torch.compile divides a graph. Only that of attention's output is
             kept, beside the output itself.
@@ -176,6 +186,9 @@ class Stack(Spec):
             load, and the allocator's first blocks.
         widens_adapter_inputs: the input of an adapter whose weights are in fp32 goes to fp32 and back, as PEFT and autocast cast it
             (peft/tuners/lora/layer.py, _cast_input_dtype), unless the frozen linear is quantised.
+        widens_norms: beside linears quantised by bitsandbytes norms lie in fp32. Their results are in fp32 then, and so is what such a
+            linear gives for them (bitsandbytes, nn/modules.py, Linear4bit.forward), so that the stream between layers and the
+            feed-forward are in fp32. The embedding and the head are cast back (trl, peft_module_casting_to_bf16).
         holds_frozen_inputs: where layers are sharded and frozen, the input of each layer and its gradient stay to the end of the
             backward pass: FSDP1's hook that frees frozen weights is on these inputs, and autograd's node for several of them holds
             both (torch/distributed/fsdp/_runtime_utils.py, _register_post_backward_reshard_only_hook; torch/autograd/graph.py,
@@ -197,6 +210,12 @@ class Stack(Spec):
         counts_exchanges: exchanges over tp are counted one by one, as dry runs of this project's executor trace them
             (costmodel/layers/exchanges/counted.py). Otherwise the embedding, the head and each recomputed layer have a gather and a
             reduction in each pass, and the gradients of norms are not summed; the constants are fitted with that.
+        gather_copies, scatter_copies: under sequence parallelism, how often the whole hidden states are read or written besides, after
+            a gather and before a reduction. torch's collectives divide the first dimension, layers the second, so that chunks are
+            joined to a new tensor there (torch/distributed/_functional_collectives.py). A compiler that casts what was gathered
+            reads it for that anyway. Asynchronous tensor parallelism adds up the parts that ranks sent to it
+            (_symmetric_memory/__init__.py, stacked_partials).
+        views_single_gather: a microbatch of one sequence lies right after a gather (torch since 2.10, pytorch pull request 169404).
         broadcasts_updates: each owner of a ZeRO-1 shard broadcasts its updated parameters in turn; otherwise one all-gather.
         runs: the schedules, axes and placements that it can run.
     """
@@ -209,6 +228,7 @@ class Stack(Spec):
     fused_loss: bool = False
     fused_operands: bool = False
     casts_both_layouts: bool = False
+    agrees_on_scales: bool = False
     joined_projections: bool = False
     kernels_forward: PositiveFloat = 34.0
     kernels_backward: PositiveFloat = 69.0
@@ -223,8 +243,10 @@ class Stack(Spec):
     overlaps_reduction: bool = True
     defers_reduction: bool = False
     holds_receive_buffers: bool = False
+    stage_outputs: StageOutputs = "released"
     copies_gathered: bool = True
     copies_gradients: bool = True
+    sums_gradients_in_matmuls: bool = False
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
     attention_kernel: AttentionKernel = "flash-2"
@@ -257,6 +279,7 @@ class Stack(Spec):
     allocator_slack: NonNegativeFloat | None = None
     context_bytes: NonNegativeFloat = 0.0
     widens_adapter_inputs: bool = False
+    widens_norms: bool = False
     holds_frozen_inputs: bool = False
     foreach_update: bool = False
     flat_step_bytes_per_parameter: NonNegativeFloat = 0.0
@@ -265,6 +288,9 @@ class Stack(Spec):
     counts_ends: bool = False
     updates_side_by_side: bool = False
     counts_exchanges: bool = False
+    gather_copies: NonNegativeFloat = 0.0
+    scatter_copies: NonNegativeFloat = 0.0
+    views_single_gather: bool = False
     broadcasts_updates: bool = False
     runs: Runs = Runs()
 

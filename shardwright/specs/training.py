@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from .lengths import Lengths, Packing, Pieces
+from .optimizers import Optimizer, OptimizerName, OptimizerSettings, check_settings, fields_of_text
 from .spec import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from .stack import OWN_STACK, Stack, named_stack
 from .stack import LinearFormat as LinearFormat  # re-exported here, because it is a field of a precision
@@ -18,9 +19,7 @@ MOST_LOSS_CHUNKS = 4096  # more pieces than any kernel makes; each costs launche
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 MOST_MTP_LAYERS = 64
-OptimizerName = Literal["adamw", "sgd"]
 CudaGraphs = Literal["none", "router", "attention", "attention+router", "whole"]
-OPTIMIZER_STATES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 0}  # each as large as the parameters
 
 
 def _known_stack(name: str) -> str:
@@ -93,6 +92,7 @@ class TrainingSpec(Spec):
     --cpu-offloading-num-layers).
     `recompute_modules`: what selective recompute repeats, by Megatron-Core's names; empty: what the stack repeats.
     `cuda_graphs`: what the host launches as one graph: nothing, each layer's router, its attention, both, or the whole step.
+    `optimizer_settings`: where they differ from the optimizer's own; `optimizer` reads `galore:rank=1024` as both.
     `trainable`: what is trained: every weight, adapters beside frozen weights, or the last layers.
     `lengths`: how long documents are; None where each fills its sequence. `packing` says what a sequence of `seq_len` tokens
     then holds: documents one after the other, of which each attends to itself alone ("packed"), or one, with padding ("padded").
@@ -102,6 +102,7 @@ class TrainingSpec(Spec):
     global_batch: Annotated[PositiveInt, Field(le=MOST_PER_STEP)]
     precision: Precision = Precision()
     optimizer: OptimizerName = "adamw"
+    optimizer_settings: OptimizerSettings = OptimizerSettings()
     attention: Literal["flash", "unfused"] = "flash"
     fp8_attention: bool = False
     stack: Annotated[str, AfterValidator(_known_stack)] = OWN_STACK
@@ -120,6 +121,31 @@ class TrainingSpec(Spec):
     trainable: Trainable = Trainable()
     lengths: Lengths | None = None
     packing: Packing = "packed"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_in_the_name(cls, given: object) -> object:
+        """Read `optimizer: "galore:rank=1024"` as name and settings."""
+        if not isinstance(given, dict) or not isinstance(given.get("optimizer"), str):
+            return given
+        read = fields_of_text(given["optimizer"])
+        if not read["settings"]:
+            return {**given, "optimizer": read["name"]}
+        if given.get("optimizer_settings"):
+            raise ValueError(
+                f"optimizer '{given['optimizer']}' has settings, and optimizer_settings too; give one of them"
+            )
+        return {**given, "optimizer": read["name"], "optimizer_settings": read["settings"]}
+
+    @model_validator(mode="after")
+    def _optimizer_fits(self) -> Self:
+        check_settings(self.optimizer, self.optimizer_settings)
+        if self.method.whole_matrix and not self.trainable.trains_all:
+            raise ValueError(
+                f"optimizer {self.optimizer} updates whole matrices of every layer, not trainable '{self.trainable}'; "
+                "give adamw, sgd, lion or adamw8bit, or trainable all"
+            )
+        return self
 
     @field_validator("recompute_modules", mode="before")
     @classmethod
@@ -168,6 +194,17 @@ class TrainingSpec(Spec):
     def software(self) -> Stack:
         """The properties of `stack`."""
         return named_stack(self.stack)
+
+    @property
+    def method(self) -> Optimizer:
+        """The optimizer with its settings; `str()` of it is what `--optimizer` takes."""
+        return Optimizer(name=self.optimizer, settings=self.optimizer_settings)
+
+    @property
+    def stream_bytes_per_element(self) -> int:
+        """Bytes of an element of the stream between layers, of norms' results and of the feed-forward."""
+        widened = self.software.widens_norms and self.trainable.base in ("int8", "nf4")
+        return BYTES_PER_ELEMENT["fp32"] if widened else self.precision.activation_bytes_per_element
 
     @property
     def tokens_per_step(self) -> int:

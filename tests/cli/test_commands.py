@@ -404,11 +404,18 @@ def test_more_noise_is_a_slower_step(command: Command, plan_path: Path) -> None:
 
 def test_a_plan_may_say_lower_precision_and_is_not_said_to_run(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "fp8.json"
-    result = command("plan", "llama-3.2-1b", *JOB, "--linear-precision", "fp8", "--out", path)
-    assert read_plan_file(path).training.precision.linear == "fp8"
+    result = command("plan", "llama-3.2-1b", *JOB, "--linear-precision", "fp8-rowwise", "--out", path)
+    assert read_plan_file(path).training.precision.linear == "fp8-rowwise"
     assert f"wrote {path}" in result.out
     assert "train with it" not in result.out
-    assert_one_line(command("run", path), "linear precision fp8", "not run yet", "bf16")
+    assert_one_line(command("run", path), "linear precision fp8-rowwise", "not run yet", "--linear-precision fp8")
+
+
+def test_the_planner_may_lower_the_precision_of_this_executor(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "fp8.json"
+    result = command("plan", "llama-3.1-8b", *JOB, "--allow-precision", "fp8", "--tp", "1", "--out", path)
+    assert read_plan_file(path).training.precision.linear == "fp8"
+    assert "train with it" in result.out
 
 
 def test_a_plan_file_with_context_and_expert_parallelism(command: Command, tmp_path: Path) -> None:

@@ -470,3 +470,12 @@ def test_copies_of_fsdp_add_to_a_step_on_a_gpu(trained: Trained, kind: str, copi
     added = copying.last_backward.data_parallel - viewing.last_backward.data_parallel
     parameters = sum(p.elements for p in BLOCK.parameters(HIDDEN))
     assert added[0, 0, 0] == pytest.approx((4 + 6) * parameters * 1e-9 * copies)
+
+
+def test_a_matmul_that_adds_gradients_up_takes_as_long_as_its_traffic(trained: Trained) -> None:
+    """It reads both operands in 2 bytes, and reads and writes the sum in 4. Without it the matmul's FLOPs count alone here."""
+    shapes = [(HIDDEN, HIDDEN), (HIDDEN, HIDDEN // 2), (HIDDEN, HIDDEN // 2), (HIDDEN, HIDDEN)]
+    shapes += [(HIDDEN, WIDTH), (HIDDEN, WIDTH), (WIDTH, HIDDEN)]
+    apart, adding = (layer(trained(sums_gradients_in_matmuls=adds)).weight_gradient_seconds for adds in (False, True))
+    assert apart == pytest.approx(sum(2 * SEQ * k * n for k, n in shapes) * 1e-12)
+    assert adding == pytest.approx(sum(2 * SEQ * (k + n) + (4 + 4) * k * n for k, n in shapes) * 1e-9)

@@ -291,10 +291,39 @@ def test_torchs_stages_hold_a_buffer_for_each_message(
     )
     torchs, megatron, own = (
         receive_buffer_bytes(small_model(), training(name), chosen)
-        for name in ("torchtitan", "megatron-core", "shardwright")
+        for name in ("torchtitan-eager", "megatron-core", "shardwright")
     )
     assert torchs.tolist() == [messages * SEQ * HIDDEN * 2]
     assert megatron.tolist() == own.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("stages_per_rank", "microbatches", "messages"), [(1, 8, 12 + 8), (2, 8, 24 + 3 * 8), (1, 4, 4 + 4)]
+)
+def test_torchs_stages_of_2024_keep_what_they_sent(stages_per_rank: int, microbatches: int, messages: int) -> None:
+    """Four ranks. Of 2 v M hidden states and gradients that a rank's stages sent, the first and the last of all miss M."""
+    chosen = candidates(
+        pp=4, stages_per_rank=stages_per_rank, microbatches=microbatches, micro_batch=1, sequence_parallel=0
+    )
+    found = receive_buffer_bytes(small_model(), training("torchtitan"), chosen)
+    assert found.tolist() == [messages * SEQ * HIDDEN * 2]
+
+
+@pytest.mark.parametrize(
+    ("stack", "pp", "others"),
+    [
+        ("torchtitan", 2, 3),
+        ("torchtitan-compiled-loss", 2, 3),
+        ("torchtitan-0.3", 2, 0),
+        ("dualpipe", 2, 0),
+        ("torchtitan", 1, 0),
+    ],
+)
+def test_a_last_stage_keeps_the_logits_that_its_schedule_returns(stack: str, pp: int, others: int) -> None:
+    """Of four microbatches three are not in the loss: 128 tokens of 1000 words in two bytes, on the row of the head alone."""
+    tables = pipelined(stack, pp=pp, microbatches=4)
+    assert tables.static.outputs[0].tolist() == [0.0, 0.0, others * SEQ * VOCABULARY * 2.0]
+    assert (tables.static.stays - tables.static.outputs)[0, -1] > 0
 
 
 @pytest.mark.parametrize(("zero", "host"), [(2, 0), (3, 0), (1, 1)])

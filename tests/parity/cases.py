@@ -113,7 +113,7 @@ def host(ranks: int) -> ClusterSpec:
         kind="cpu",
         memory_bytes=1e9,
         memory_bytes_per_s=1e10,
-        peak_flops_per_s={"fp32": 1e11, "bf16": 1e11, "fp16": 1e11},
+        peak_flops_per_s={"fp32": 1e11, "bf16": 1e11, "fp16": 1e11, "fp8": 1e11},
     )
     group = NodeGroup(
         device=device,

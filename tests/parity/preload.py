@@ -1,6 +1,7 @@
 """What the forkserver loads once, so that a rank starts in a moment."""
 
 import gc
+from contextlib import suppress
 from importlib import import_module
 
 for _name in (
@@ -16,6 +17,8 @@ for _name in (
     "tests.parity.updates",
 ):
     import_module(_name)
+with suppress(ImportError):  # an extra
+    import_module("pytorch_optimizer")
 
 gc.collect()
 gc.freeze()  # a rank's collections pass over what it shares with the server, and copy none of its pages

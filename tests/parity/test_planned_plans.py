@@ -24,7 +24,13 @@ from shardwright.specs.training import Precision, TrainingSpec
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, host, model_config, plan_file
 from tests.parity.families import FAMILIES
 from tests.parity.sabotage import forget_data_parallel_average
-from tests.parity.updates import TOLERANCE, assert_equal_to, engine_runs, reference_run, worst_update_error
+from tests.parity.updates import (
+    TOLERANCE,
+    assert_equal_but_for_rounding,
+    engine_runs,
+    reference_run,
+    worst_update_error,
+)
 
 PLANS = int(os.environ.get("PARITY_PLANS", "4"))
 DRAWN = ("llama", "qwen3", "gpt2", "mixtral", "qwen3_moe", "deepseek_v3", "gemma3_text")
@@ -95,4 +101,4 @@ def test_a_lost_reduction_shows() -> None:
 def test_updates_and_norms_equal_those_of_one_process(seed: int) -> None:
     case = _draw(seed)
     check_plan(case)
-    assert_equal_to(reference_run(case, clip_norm=1.0), engine_runs(case, clip_norm=1.0), case.plan)
+    assert_equal_but_for_rounding(case, engine_runs(case, clip_norm=1.0), clip_norm=1.0)

@@ -1,7 +1,6 @@
 """Options of the commands, their reading into specs, and what commands print."""
 
 from .choices import (
-    AllowApproximateOption,
     AllowFewerDevicesOption,
     AvoidOption,
     CertifyOption,
@@ -41,6 +40,7 @@ from .job import (
     AUTO,
     LENGTHS_HELP,
     ActivationOffloadLayersOption,
+    AllowApproximateOption,
     AllowPrecisionOption,
     AttentionOption,
     CheckpointEveryOption,

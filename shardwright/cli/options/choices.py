@@ -97,14 +97,6 @@ SyncOption = Annotated[
         "after a colon (diloco:inner_steps=100,bits=8). All but exact change the gradient.",
     ),
 ]
-AllowApproximateOption = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME,...",
-        help="Let the planner take these approximations between replicas, where they save more than 4%: 8-bit-gradients, 1-bit-adam, "
-        "co2, diloco, streaming-diloco, islands.",
-    ),
-]
 FixOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Fix a choice as the option of that name does; repeat for several."),

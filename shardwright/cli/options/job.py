@@ -71,7 +71,23 @@ PrecisionOption = Annotated[
 LinearPrecisionOption = Annotated[
     str | None, typer.Option(help="Set a lower format for the layers' weight matmuls: fp8, fp8-rowwise, mxfp8, nvfp4.")
 ]
-OptimizerOption = Annotated[str, typer.Option(help="Choose the optimizer: adamw or sgd.")]
+OptimizerOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Choose the optimizer, with settings: adamw, sgd:momentum=0.9, lion, adamw8bit, adafactor, muon, soap, "
+        "galore:rank=1024,period=200, frugal, cosmos, sinkgd (docs/running.md).",
+    ),
+]
+AllowApproximateOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES",
+        help="Let the planner choose one of these in place of the given optimizer, such as adamw8bit,galore:rank=1024, or of these between "
+        "replicas: 8-bit-gradients, 1-bit-adam, co2, diloco, streaming-diloco, islands. They train otherwise; what is known of their quality "
+        "is said.",
+    ),
+]
 StackOption = Annotated[
     str,
     typer.Option(

@@ -80,7 +80,8 @@ def _tiled_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> floa
     """Return the FLOPs of the forwards that a tiled feed-forward runs again."""
     if training.mlp_tiles == 1 or block.frozen or not isinstance(block.ffn, FeedForward):
         return 0.0
-    return float(sum(matmul.flops for matmul in operators.ffn_matmuls(block, model.hidden_size, training.seq_len, 1)))
+    matmuls = operators.ffn_matmuls(block, model.hidden_size, training.seq_len, 1)
+    return float(sum(matmul.flops for matmul in operators.tiled_again(matmuls, training.software)))
 
 
 def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, policy: RecomputePolicy) -> float:

@@ -48,6 +48,11 @@ class WorkFrame:
         return self.training.precision.activation_bytes_per_element
 
     @property
+    def stream_bytes(self) -> int:
+        """Bytes of an element of the stream between layers."""
+        return self.training.stream_bytes_per_element
+
+    @property
     def hidden_bytes(self) -> Array:
         """Bytes of the unsplit hidden states of all tokens."""
         return self.element_bytes * self.tokens * self.model.hidden_size
@@ -71,8 +76,17 @@ class WorkFrame:
         group = tp_group(self.candidates, self.times.node)
         gather = self.times.collective_seconds("all_gather", self.hidden_bytes * gathered_share, group)
         split = gather + self.times.collective_seconds("reduce_scatter", self.hidden_bytes, group)
+        split = split + self._copy_seconds(gathered_share)
         whole = self.times.collective_seconds("all_reduce", self.hidden_bytes, group)
         return np.where(self.candidates.sequence_parallel == 1, split, whole)
+
+    def _copy_seconds(self, gathered_share: float) -> Array:
+        """(N,): seconds of joining the ranks' chunks of sequences after a gather and before a reduction (`Stack.gather_copies`)."""
+        stack, divided = self.stack, self.candidates.tp > 1
+        single = (self.candidates.micro_batch == 1) & stack.views_single_gather
+        cast = self.training.precision.linear is not None and gathered_share == 1 and stack.fused_elementwise
+        copies = np.where(single, 0.0, stack.gather_copies * gathered_share * (not cast)) + stack.scatter_copies
+        return np.where(divided, self.times.memory_bound_seconds(copies * self.hidden_bytes), 0.0)
 
     @property
     def counted(self) -> CountedExchanges:

@@ -1,5 +1,6 @@
 """The row of one transformer layer: its passes, the recompute, the communication and the kept bytes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -8,12 +9,12 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.costmodel.op_times import exposed_beside, operator_passes
-from shardwright.specs import BYTES_PER_ELEMENT
+from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group, tp_group
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
 
 from . import operators
 from .core import AttentionCore, Passes
-from .exchanges import ContextExchange, ExpertExchange, LayerSeconds, hidden_pairs, spread_parameters
+from .exchanges import ContextExchange, ExpertExchange, LayerSeconds, ScaleAgreements, hidden_pairs, spread_parameters
 from .frame import WorkFrame
 from .frozen import Adapters, BaseWeights, stored_bytes, unneeded_kernels
 from .precision import reduces_scales
@@ -182,8 +183,8 @@ class LayerWork:
         seconds = np.zeros(len(frame.tokens))
         for each in traffic:
             elements = frame.tokens * (each.hidden / frame.sequence_split + each.inner / frame.candidates.tp)
-            passes = operator_passes(each.operator, frame.element_bytes, backward=each.backward)
-            moved = frame.element_bytes * passes * elements
+            passes = operator_passes(each.operator, frame.stream_bytes, backward=each.backward)
+            moved = frame.stream_bytes * passes * elements
             seconds = seconds + each.count * frame.times.operator_seconds(
                 each.operator, elements, moved, backward=each.backward
             )
@@ -263,8 +264,11 @@ class LayerWork:
     @cached_property
     def _context_seconds(self) -> Passes:
         """Exposed seconds of the context exchange, beside the compute and the launches of a pass."""
-        exchanged = self._context.pass_seconds(self.block.attention, *self._core)
-        busy = Passes(self._busy.forward + exchanged.forward, self._busy.backward + exchanged.backward)
+        exchanged: Sequence[Array] = self._context.pass_seconds(self.block.attention, *self._core)
+        if self._agreements is not None:
+            forward, backward, _ = self._agreements.seconds(cp_group)
+            exchanged = (exchanged[0] + forward, exchanged[1] + backward)
+        busy = Passes(self._busy.forward + exchanged[0], self._busy.backward + exchanged[1])
         launched = self._launched(busy)
         return Passes(launched.forward - self._passes.forward, launched.backward - self._passes.backward)
 
@@ -305,8 +309,25 @@ class LayerWork:
             both = np.asarray(hidden_pairs(block, frame.candidates) * pair)
             return LayerSeconds(both, both, both)
         if isinstance(block.ffn, FeedForward) or block.parallel:
-            return frame.counted.dense_layer(pair, hidden_pairs(block, frame.candidates))
+            exchanged = frame.counted.dense_layer(pair, hidden_pairs(block, frame.candidates))
+            return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
         return frame.counted.expert_layer(block.ffn, pair, frame.tokens)
+
+    @cached_property
+    def _agreements(self) -> ScaleAgreements | None:
+        """Of the scales of 8-bit operands, where the software agrees on them."""
+        frame, training = self.frame, self.frame.training
+        if training.precision.linear is None or not frame.stack.agrees_on_scales:
+            return None
+        feed_forward = sum(not set(FEED_FORWARD_MODULES).isdisjoint(matmul.modules) for matmul in self._matmuls)
+        return ScaleAgreements(
+            frame.times,
+            frame.candidates,
+            attention=len(self._matmuls) - feed_forward,
+            feed_forward=feed_forward,
+            tiles=self._tiles,
+            share=1 - training.high_precision_layers / frame.model.layer_count,
+        )
 
     def _exposed(self, collectives: Array, compute: Array) -> Array:
         """Return the part of `collectives` that the `compute` of the same pass does not hide.
@@ -345,7 +366,9 @@ class LayerWork:
             return np.zeros_like(self._passes.forward)
         frame = self.frame
         job = (self.block, frame.model.hidden_size, frame.tokens, frame.candidates.tp, frame.experts)
-        return self._linear.forward_seconds(operators.ffn_matmuls(*job, joined=frame.stack.joined_projections))
+        return self._linear.forward_seconds(
+            operators.tiled_again(operators.ffn_matmuls(*job, joined=frame.stack.joined_projections), frame.stack)
+        )
 
     @cached_property
     def _repeated(self) -> _Repeated:
@@ -359,7 +382,9 @@ class LayerWork:
         if self._modules is not None:
             again = linear.forward_seconds(list(self._modules.matmuls)) + self._moving(self._modules.traffic)
             again = again + self._core.forward * self._modules.core
-            return _Repeated(again, full, gathers=np.zeros_like(full))
+            agreed = self._agreements if "mlp" in self.frame.training.recompute_modules and self._tiles == 1 else None
+            gathers = np.zeros_like(full) if agreed is None else agreed.feed_forward_seconds(tp_group)
+            return _Repeated(again, full, gathers=gathers)
         if self._selection is not None:
             again = linear.forward_seconds(self._selection.repeated) + self._memory_bound.forward
             # reduced outputs are kept
@@ -413,7 +438,7 @@ class LayerWork:
         if isinstance(ffn, FeedForward):
             return inner
         routed = frame.tokens * frame.model.hidden_size * frame.experts.copies(1.0, ffn.top_k, frame.candidates.tp)
-        own = inner + frame.element_bytes * routed
+        own = inner + frame.stream_bytes * routed
         weighing = 3.0 * BYTES_PER_ELEMENT["fp32"] * routed
         return np.maximum(own, weighing) if frame.stack.weighs_tokens_in_fp32 else np.asarray(own)
 
@@ -424,7 +449,7 @@ class LayerWork:
         activations of the feed-forward are free again.
         """
         block, training, frame = self.block, self.frame.training, self.frame
-        tokens, tp, hidden, element = frame.tokens, frame.candidates.tp, frame.model.hidden_size, frame.element_bytes
+        tokens, tp, hidden, element = frame.tokens, frame.candidates.tp, frame.model.hidden_size, frame.stream_bytes
         saved, tiles = self._saved, self._tiles
         if tiles > 1:  # the input of the feed-forward is kept, and one piece's tensors are made again
             saved = saved._replace(all=saved.all - saved.inner, without_core=saved.without_core - saved.inner)

@@ -144,6 +144,12 @@ def ffn_matmuls(
     ]
 
 
+def tiled_again(matmuls: list[Matmul], stack: Stack) -> list[Matmul]:
+    """Return those matmuls of a feed-forward that its tiles repeat in the backward pass: this project's executor stops before the last,
+    whose result no gradient reads; ALST runs the whole forward again (DeepSpeed, runtime/sequence_parallel/ulysses_sp.py, TiledMLP)."""
+    return matmuls[:-1] if stack.transformers_layers and stack.stops_recompute_early else matmuls
+
+
 def _of_one_input(tokens: Number, hidden: int, widths: Sequence[Number], modules: tuple[str, ...]) -> list[Matmul]:
     """Return matmuls of so many columns that read the output of one norm: one of all `modules`, or one of each."""
     named = [modules] if len(widths) == 1 else [(module,) for module in modules]

@@ -89,14 +89,23 @@ def _one_layout_after_the_other(
     source_bytes = training.precision.activation_bytes_per_element
     inputs, _, outputs, weights, of_input, of_gradient, grouped = elements
     after = _scaled_after(operand, elements, training, trained=trained)
-    first = operand.first_bytes(source_bytes, scan_is_fused=training.software.fused_elementwise)
-    second = operand.second_bytes(source_bytes, grouped=grouped)
-    turned_weights = operand.second_bytes(source_bytes, weight=True)
+    compiled = training.software.fused_elementwise
+    first = operand.first_bytes(source_bytes, scan_is_fused=compiled)
+    # no kernel of a layer writes a weight, so nothing finds its scale on the way
+    of_weights = operand.first_bytes(source_bytes, scan_is_fused=False)
+    kept = (not training.software.recasts_operands) if compiled else None
+    of_inputs = operand.second_bytes(source_bytes, grouped=grouped, together=kept)
+    of_gradients = operand.second_bytes(source_bytes, grouped=grouped, together=compiled or None)
+    turned_weights = operand.second_bytes(source_bytes, weight=True, together=False if compiled else None)
     if operand.plain_weight_gradient:
-        return np.asarray((inputs + weights) * first), np.asarray(outputs * first + weights * turned_weights + after)
-    turned = (inputs + outputs) * second * trained + weights * turned_weights + after
+        forward = inputs * first + weights * of_weights
+        return np.asarray(forward), np.asarray(outputs * first + weights * turned_weights + after)
+    turned = (inputs * of_inputs + outputs * of_gradients) * trained + after
     if not training.precision.gather:
-        return np.asarray((inputs + weights) * first), np.asarray(outputs * first + turned)
+        forward = inputs * first + weights * of_weights
+        return np.asarray(forward), np.asarray(outputs * first + turned + weights * turned_weights)
+    # weights come in the format, so that only a copy of them is turned
+    turned = turned + weights * 2 * operand.bytes
     return np.asarray(inputs / of_input * first), np.asarray(outputs / of_gradient * first + turned)
 
 

@@ -43,23 +43,24 @@ class WeightMatmuls:
         return inputs + self.weight_gradient_seconds(matmuls) + self._operand_seconds(matmuls)[1]
 
     def weight_gradient_seconds(self, matmuls: list[Matmul]) -> Array:
-        """Seconds of (k, m) (m, n) of each matmul; none of frozen weights."""
+        """Seconds of (k, m) (m, n) of each matmul; none of frozen weights. Where it adds its result to the sum of the microbatches'
+        gradients, no less than it takes to read both operands and the sum and to write that."""
         return self._sum(matmuls if self.trained else [], "weight_gradient")
 
     def _sum(self, matmuls: list[Matmul], part: MatmulPart) -> Array:
-        return sum(
-            (
-                self.times.matmul_seconds(
-                    *_SHAPES[part](w),
-                    groups=w.groups,
-                    low=self._format(w, part),
-                    part=part,
-                    looped=w.experts and self.training.software.loops_over_experts,
-                )
-                for w in matmuls
-            ),
-            np.zeros(len(self.sequence_split)),
-        )
+        return sum((self._seconds(w, part) for w in matmuls), np.zeros(len(self.sequence_split)))
+
+    def _seconds(self, matmul: Matmul, part: MatmulPart) -> Array:
+        software, low = self.training.software, self._format(matmul, part)
+        m, k, n = _SHAPES[part](matmul)
+        looped = matmul.experts and software.loops_over_experts
+        seconds = self.times.matmul_seconds(m, k, n, groups=matmul.groups, low=low, part=part, looped=looped)
+        if part != "weight_gradient" or not software.sums_gradients_in_matmuls:
+            return seconds
+        precision = self.training.precision
+        read = (OPERANDS[low].bytes if low else precision.activation_bytes_per_element) * (m * k + k * n)
+        moved = matmul.groups * (read + 2 * precision.gradient_bytes_per_element * m * n)
+        return np.maximum(seconds, self.times.memory_bound_seconds(moved))
 
     def _format(self, matmul: Matmul, part: MatmulPart) -> LinearFormat | None:
         if self.low is None or matmul.sensitive:

@@ -44,14 +44,26 @@ class Operand(NamedTuple):
         scale in the kernel that writes the source."""
         return source_bytes * (2 if self.scans and not scan_is_fused else 1) + self.bytes
 
-    def second_bytes(self, source_bytes: Number, *, weight: bool = False, grouped: bool = False) -> Number:
+    def second_bytes(
+        self, source_bytes: Number, *, weight: bool = False, grouped: bool = False, together: bool | None = None
+    ) -> Number:
         """Return the memory traffic of the second layout. The scale of the whole tensor is known by then, unless a transform
         wrote another one, which is read for it. Of `grouped` tokens the copy in the other layout is read twice, for the scales of
-        each group's rows and to cast them (torchao, prototype/moe_training: fp8_grouped_mm.py, _triton_fp8_per_group_colwise_scales_kernel)."""
+        each group's rows and to cast them (torchao, prototype/moe_training: fp8_grouped_mm.py, _triton_fp8_per_group_colwise_scales_kernel).
+
+        `together`: of kernels by a compiler, whether the one that makes the first layout makes this one, or its turned source, as
+        well; otherwise they read the source again (torchao/testing/training/roofline_utils.py, get_tensor_memory_traffic_ovhd_s).
+        None: without a compiler.
+        """
         if weight and self.square_weights:
             return 2 * self.bytes
         extra = 3 * (self.transforms and not weight) + 2 * (self.turns and grouped and not weight)
-        return (source_bytes * (1 + self.turns + extra) if self.again else self.bytes) + self.bytes
+        if self.again:
+            turned = self.turns * (1 if together else 2)
+            return source_bytes * (1 + turned + extra) + self.bytes
+        if together is None:
+            return 2 * self.bytes
+        return self.bytes + (0 if together else source_bytes)
 
     def scaling_bytes(self, result_bytes: Number, *, fused: bool) -> Number:
         """Return the memory traffic for each element of a result that is scaled afterwards: it is read and written. Without a

@@ -9,7 +9,6 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import CollectiveName, Crossing, OpTimes, ReplicaExchange
 from shardwright.specs import (
-    OPTIMIZER_STATES,
     OWN_STACK,
     PLAIN_STRATEGIES,
     POLICIES,
@@ -29,6 +28,7 @@ from .memory import message_bytes
 from .straggler import largest_of
 from .synchronisation import Synchronisation
 from .update import Update
+from .whole_matrices import WholeMatrices
 
 _EXCHANGES = ("tensor_parallel", "context_parallel", "expert_parallel")
 
@@ -143,12 +143,13 @@ class _Builder:
             last_backward=self._seconds(
                 data_parallel=last.network
                 + self._once_a_step_seconds(traffic)
-                + self._synchronisation(traffic).seconds[..., None],
+                + self._synchronisation(traffic).seconds[..., None]
+                + self._matrix_exchanges[0],
                 host_copy=last.host_copy,
-                tensor_parallel=self._summed_once(),
+                tensor_parallel=self._summed_once()[..., None] + self._matrix_exchanges[1],
             ),
             weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
-            optimizer_seconds=Update(self.training, self.times, self.candidates, self._shard(traffic)).seconds,
+            optimizer_seconds=self._update(traffic).seconds,
             send_seconds=self.send_seconds(),
             activation_bytes=self._offload.staying if self._offload else self._stacked("activation_bytes_by_policy"),
             working_bytes=self._stacked("working_bytes_by_policy")
@@ -241,6 +242,24 @@ class _Builder:
             self._stacked("whole_parameters") / self.candidates.shards[:, None],
             self.exchange,
         )
+
+    def _update(self, traffic: DataParallel) -> Update:
+        return Update(self.training, self.times, self.candidates, self._shard(traffic), self._matrices)
+
+    @cached_property
+    def _matrices(self) -> WholeMatrices | None:
+        """The matrices that the optimizer needs whole, None where it needs none."""
+        if not self.training.method.whole_matrix:
+            return None
+        return WholeMatrices(self.model, self.training, self.times, self.candidates, self._stacked("parameters"))
+
+    @property
+    def _matrix_exchanges(self) -> tuple[Array, Array]:
+        """Seconds of exchanging matrices once a step, over the shards and over tp, to broadcast over (N, R, P)."""
+        matrices = self._matrices
+        if matrices is None:
+            return np.zeros((1, 1, 1)), np.zeros((1, 1, 1))
+        return matrices.shard_exchange_seconds[..., None], matrices.tp_exchange_seconds[..., None]
 
     def _held_inputs(self) -> Array:
         """(N, R, P): bytes of gradients that stay where a stack holds frozen layers' inputs and their gradients to the end of the
@@ -346,12 +365,12 @@ class _Builder:
         return np.asarray(seconds[:, None, None] * is_layer[None, :, None])
 
     def _sharding_seconds(self, traffic: DataParallel) -> Array:
-        """(N, R): seconds that FSDP adds on its ranks: on a GPU copies of what is gathered and reduced, on a CPU our
-        executor's hooks and copies as measured. It wraps modules on a single rank too."""
+        """(N, R): seconds beside no compute: on a GPU copies of what is gathered and reduced, and sums of the microbatches'
+        gradients; on a CPU our executor's hooks, copies and sums as measured. It wraps modules on a single rank too."""
         parameters = traffic.parameters + traffic.expert_parameters
         copies = np.zeros_like(parameters)
         if self.times.node.device.has_own_memory:
-            copies = self.times.memory_bound_seconds(traffic.copied_bytes())
+            copies = self.times.memory_bound_seconds(traffic.copied_bytes() + traffic.summed_bytes())
         if self.training.stack != OWN_STACK:
             return copies
         microbatches = self._column("microbatches")
@@ -402,6 +421,16 @@ class _Builder:
         usual = np.where(self.candidates.zero_stage >= 3, constants.gather_slack, constants.allocator_slack)
         return np.maximum(usual, self.training.software.allocator_slack or 0.0)
 
+    def _kept_logits(self) -> Array:
+        """(N, R): bytes of the logits of all microbatches but the one in its loss, which a pipeline's last stage keeps to return
+        them."""
+        chosen, kept = self.candidates, np.zeros((len(self.candidates), len(self.rows)))
+        if self.training.software.stage_outputs != "released":
+            tokens = chosen.micro_batch * float(self.training.seq_len) / chosen.cp
+            each = self.training.precision.activation_bytes_per_element * tokens * self.model.vocab_size / chosen.tp
+            kept[:, -1] = np.where(chosen.pp > 1, (chosen.microbatches - 1) * each, 0.0)
+        return kept
+
     def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
         """Bytes per row that are held over a step, on the device and on the host
         (data_parallel.py says which are where)."""
@@ -426,7 +455,7 @@ class _Builder:
         gathered = self._gathered_bytes * parameters * ~self._reads_parameters + gathered_frozen
         element, gradient = precision.parameter_bytes_per_element, precision.gradient_bytes_per_element
         master = shard_gradient = element * shard
-        states = OPTIMIZER_STATES[self.training.optimizer] * element * shard
+        states, matrices = self._update(traffic).state_bytes, self._matrices
         beside_states = self._synchronisation(traffic).state_bytes
         device_gradient = on_device * shard_gradient
         # An update reads gradients in the format of its parameters. Gradients in a smaller format are widened for it,
@@ -440,6 +469,10 @@ class _Builder:
         summed = (self._column("microbatches") > 1) * self._column("offload_gradients")
         gradients = np.where(whole_gradients, (1 - summed) * whole, device_gradient)
         reduces = (self._column("data_ranks") > 1) | (summed > 0)
+        window = np.zeros(shard.shape) if matrices is None else matrices.temporary_bytes
+        layerwise = self.training.method.layerwise
+        if layerwise:  # a row's gradient is alive with what its update needs, and then free
+            gradients = np.zeros(shard.shape)
         defer = defers(self.training, self.candidates)[:, None]
         # what autograd made of a layer is there until it is copied for its reduction, while that of the layer before it goes on
         made = stack.copies_gradients & (self._column("data_ranks") > 1) & ((zero >= 2) | defer) & (not self._in_heap)
@@ -449,9 +482,11 @@ class _Builder:
             gather_window=np.where(freed | (streams > 0), gathered, 0.0),
             gradients=np.where(late, 0.0, gradients),
             optimizer_state=on_device * states + beside_states,
-            reduce_buffer=(np.where(reduces, gradient, 0.0) + made * precision.activation_bytes_per_element)
-            * parameters,
+            reduce_buffer=(np.where(reduces | layerwise, gradient, 0.0) + made * precision.activation_bytes_per_element)
+            * parameters
+            + layerwise * window,
             step=on_device * (stack.step_copies * element + widened) * shard,
+            step_window=(not layerwise) * window,
             late_gradients=np.where(late & ~on_stream, gradients, 0.0),
             stream_gradients=np.where(late & on_stream, gradients, 0.0),
             flat=on_device
@@ -461,6 +496,7 @@ class _Builder:
                 + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0)
             ),
             unplaced=(kept_gathered + gradients) * self._in_heap,
+            outputs=self._kept_logits(),
             nvme=on_nvme * on_host * (master + states),
             host=on_host * ((1 - on_nvme) * (master + states) + shard_gradient)
             + np.where(freed, 0.0, streams * gathered)

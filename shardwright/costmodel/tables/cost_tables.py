@@ -41,13 +41,14 @@ class StaticBytes:
 
     `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed
     after each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
-    `step`: temporaries of the optimizer step, when no activation is alive. `late_gradients`: gradients of a step with one
+    `step`: temporaries of the optimizer step, when no activation is alive; `step_window`: of which only the largest row's count. `late_gradients`: gradients of a step with one
     microbatch, which come as its activations go, so that they meet the temporaries and not the loss.
     `stream_gradients`: such gradients from the stream of their reduction. The allocator keeps their room apart for it
     when they are gone. `flat`: flat buffers of reduction and step.
     They are made after those, and the allocator cannot place them where activations or temporaries were. `unplaced`: on
     a CPU, extra room that the heap of the process holds for each step's gathered copies and gradients. Small blocks
-    break up the memory that activations free, so nothing as large fits there.
+    break up the memory that activations free, so nothing as large fits there. `outputs`: logits of a step's other microbatches,
+    where a pipeline's last stage keeps them (`Stack.stage_outputs`).
     """
 
     parameters: Array
@@ -57,10 +58,12 @@ class StaticBytes:
     optimizer_state: Array
     reduce_buffer: Array
     step: Array
+    step_window: Array
     late_gradients: Array
     stream_gradients: Array
     flat: Array
     unplaced: Array
+    outputs: Array
     host: Array
     nvme: Array
 
@@ -69,7 +72,7 @@ class StaticBytes:
         """Bytes that a rank holds of a row at every moment, summed over its rows."""
         gradients = self.gradients + self.stream_gradients
         held = self.parameters + self.gathered + gradients + self.optimizer_state
-        return np.asarray(held + self.flat + self.unplaced)
+        return np.asarray(held + self.flat + self.unplaced + self.outputs)
 
 
 @dataclass(frozen=True)

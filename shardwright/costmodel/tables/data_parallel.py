@@ -124,6 +124,27 @@ class DataParallel:
         frozen = frozen + self.expert_frozen_bytes * (candidates.expert_shards > 1)[:, None]
         return np.asarray(copied + np.where(self._gathers_each, gathers * 2 * frozen, 0.0))
 
+    def summed_bytes(self) -> Array:
+        """(N, R): memory traffic of adding the gradients of a step's microbatches up, in kernels on the stream of the compute.
+
+        A kernel reads a gradient in the compute format and the sum in the format of the reduction, and writes the sum. Where no
+        buffer waits for it, the first gradient is the sum, or is cast to its format (torch/distributed/fsdp/_fully_shard/_fsdp_param.py,
+        to_accumulated_grad_if_needed, accumulate_unsharded_grad_if_needed; torch/csrc/autograd/functions/accumulate_grad.h).
+        Megatron adds in the matmul (weight_matmuls.py), but for the embedding, whose hook adds what its kernel wrote
+        (distributed_data_parallel.py, param.main_grad.add_). Where each microbatch is reduced, shards are added on the stream of the
+        reduction, which is left out.
+        """
+        stack, precision = self.training.software, self.training.precision
+        made, kept = precision.activation_bytes_per_element, precision.gradient_bytes_per_element
+        microbatches = self._column("microbatches")
+        first = 2 * kept + made if stack.keeps_gradient_buffer else (made != kept) * (made + kept)
+        each = (2 * kept + made) * (microbatches - 1) + first * ((microbatches > 1) | stack.keeps_gradient_buffer)
+        on_device = ~self._reduces_each * (1 - self._column("offload_gradients"))
+        apart = np.ones(self.parameters.shape[1])
+        if stack.sums_gradients_in_matmuls:
+            apart[:-2], apart[-1] = 0.0, 0.0
+        return np.asarray(on_device * each * apart * (self.parameters + self.expert_parameters))
+
     @property
     def whole_frozen_bytes(self) -> Array:
         """(N, R): bytes of the frozen weights of a rank, unsharded."""

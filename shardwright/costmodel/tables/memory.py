@@ -26,7 +26,8 @@ class HeldBytes:
         step: needed by the update beside it, when no activation is alive.
         gather_window: the largest row's parameters, gathered for its pass and freed after it; two are held at once.
         reduce_buffer: the input of the largest row's gradient reduction.
-        slack: unused bytes of the allocator, as a share of all but `static` and `step`.
+        slack: unused bytes of the allocator, as a share of all but `static`, `step` and `step_window`.
+        step_window: needed by the update of the largest row's largest matrix, which is updated alone.
     """
 
     static: Array
@@ -34,6 +35,7 @@ class HeldBytes:
     gather_window: Array
     reduce_buffer: Array
     slack: Array
+    step_window: Array | float = 0.0
 
     @property
     def beside_activations(self) -> Array:
@@ -46,12 +48,12 @@ class HeldBytes:
         `activations` counts kept ones and working memory.
         """
         passes = (1 + self.slack) * (activations + self.beside_activations)
-        return np.asarray(self.static + np.maximum(passes, self.step))
+        return np.asarray(self.static + np.maximum(passes, self.step + self.step_window))
 
     def activation_room(self, room: Array) -> Array:
         """Return the bytes for activations within `room`; minus infinity where static bytes or the update don't fit."""
         left = (room - self.static) / (1 + self.slack) - self.beside_activations
-        return np.where(self.static + self.step <= room, left, -np.inf)
+        return np.where(self.static + self.step + self.step_window <= room, left, -np.inf)
 
 
 def usable_bytes(device: Device, constants: Constants) -> float:
@@ -108,6 +110,9 @@ def receive_buffer_bytes(model: ModelSpec, training: TrainingSpec, candidates: C
     receive only one kind. Of the hidden states, those of p microbatches in flight count as kept activations. So it is M
     messages with two stages, and max(M, v (2 M - p)) with more. A rank with fewer in flight has as many more buffers as it keeps fewer
     inputs of stages.
+
+    A stack whose stages keep all outputs (`stage_outputs`) has v M hidden states that it sent and v M gradients that it sent
+    besides. The first and the last stage of all miss M of one kind; here every rank does, as most is in flight on the first.
     """
     chosen = candidates
     if not training.software.holds_receive_buffers or (chosen.pp == 1).all():
@@ -115,6 +120,8 @@ def receive_buffer_bytes(model: ModelSpec, training: TrainingSpec, candidates: C
     received = chosen.stages_per_rank * (2 * chosen.microbatches - chosen.pp)
     several = np.where(chosen.pp * chosen.stages_per_rank > 2, received, 0)
     messages = np.maximum(chosen.microbatches, several)
+    if training.software.stage_outputs == "all":
+        messages = messages + (2 * chosen.stages_per_rank - 1) * chosen.microbatches
     return np.where(chosen.pp > 1, messages * message_bytes(model, training, chosen), 0.0)
 
 

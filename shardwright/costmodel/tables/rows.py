@@ -104,7 +104,7 @@ class RowCosts:
         activation, working: bytes by policy, kept for each microbatch in flight, and in use during a backward
             (the largest counts).
         static, step, host, nvme: bytes held over the step, needed by the update beside them, and held on the host and its drives.
-        gather_window, reduce_buffer: bytes of which only the largest row's count.
+        gather_window, reduce_buffer, step_window: bytes of which only the largest row's count.
         slack: (...), unused bytes of the allocator, as a share of the bytes not held over the step.
         host_activation: bytes by policy, on the host for each microbatch in flight; None where there are none.
     """
@@ -123,6 +123,7 @@ class RowCosts:
     nvme: Rows
     gather_window: Rows
     reduce_buffer: Rows
+    step_window: Rows
     send: Array
     slack: Array
     host_activation: Rows | None = None
@@ -146,6 +147,7 @@ class RowCosts:
             nvme=Rows.of(kept.nvme),
             gather_window=Rows.of(kept.gather_window),
             reduce_buffer=Rows.of(kept.reduce_buffer),
+            step_window=Rows.of(kept.step_window),
             send=tables.send_seconds,
             slack=tables.slack,
             host_activation=None
@@ -222,6 +224,7 @@ class RowCosts:
             step=self.step.total(layers, ends),
             gather_window=self.gather_window.largest(layers, ends),
             reduce_buffer=self.reduce_buffer.largest(layers, ends),
+            step_window=self.step_window.largest(layers, ends),
             slack=self.slack,
         )
 

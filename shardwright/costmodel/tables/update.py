@@ -5,18 +5,36 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.op_times import CLIP_PASSES, FOREACH_UPDATE_PASSES, UPDATE_PASSES, OpTimes
-from shardwright.specs import OPTIMIZER_STATES, Candidates, TrainingSpec
+from shardwright.costmodel.op_times import CLIP_PASSES, OpTimes
+from shardwright.costmodel.optimizers import moved_bytes_per_element, state_bytes_per_element
+from shardwright.specs import Candidates, TrainingSpec
+
+from .whole_matrices import WholeMatrices
 
 
 @dataclass(frozen=True)
 class Update:
-    """Clipping and update of `shard` (N, R) elements of each row on a rank."""
+    """Clipping and update of `shard` (N, R) elements of each row on a rank. `matrices`: those of a method that needs them whole."""
 
     training: TrainingSpec
     times: OpTimes
     candidates: Candidates
     shard: Array
+    matrices: WholeMatrices | None = None
+
+    @property
+    def _elementwise(self) -> Array:
+        """(N, R): elements of the shard that are updated one by one."""
+        if self.matrices is None:
+            return self.shard
+        return np.maximum(0.0, self.shard - self.matrices.elements / self.candidates.shards[:, None])
+
+    @property
+    def state_bytes(self) -> Array:
+        """(N, R): bytes of the state on this rank."""
+        each = state_bytes_per_element(self.training.method, self.training.precision.parameter_bytes_per_element)
+        states = each * self._elementwise
+        return states if self.matrices is None else states + self.matrices.state_bytes
 
     @property
     def seconds(self) -> Array:
@@ -28,22 +46,31 @@ class Update:
         on_host, on_nvme = (
             column[:, None] for column in (self.candidates.offload_optimizer, self.candidates.offload_nvme)
         )
-        shard = self.shard
+        shard, elementwise, method = self.shard, self._elementwise, self.training.method
         element = self.training.precision.parameter_bytes_per_element
-        passes = FOREACH_UPDATE_PASSES if self.training.software.foreach_update else UPDATE_PASSES
-        update = element * passes[self.training.optimizer] * shard
+        update = moved_bytes_per_element(method, element, self.training.software) * elementwise
         clip = element * CLIP_PASSES * shard
         by_host = np.where(on_host > 0, self.times.host_update_seconds(on_host * shard, on_host * (update + clip)), 0.0)
         by_host = np.maximum(by_host, self._nvme_seconds(on_nvme * on_host * shard))
         left = 1 - on_host
         by_device = np.where(
             on_host < 1,
-            self.times.operator_seconds(self.training.optimizer, left * shard, left * update)
+            self._elementwise_seconds(left * elementwise, left * update)
             + self.times.operator_seconds("clip", left * shard, left * clip),
             0.0,
         )
+        if self.matrices is not None:
+            by_device = by_device + self.matrices.seconds
         together = np.maximum if self.training.software.updates_side_by_side else np.add
         return np.asarray(together(by_device, by_host))
+
+    def _elementwise_seconds(self, elements: Array, moved_bytes: Array) -> Array:
+        method = self.training.method
+        if method.whole_matrix:
+            return self.times.operator_seconds("adamw", elements, moved_bytes)
+        if method.may_leave_device:
+            return self.times.operator_seconds("sgd" if method.name == "sgd" else "adamw", elements, moved_bytes)
+        return self.times.memory_bound_seconds(moved_bytes)
 
     def _nvme_seconds(self, elements: Array) -> Array:
         """Seconds of reading and writing so many elements' parameters and state, all ranks of a host at once.
@@ -59,5 +86,6 @@ class Update:
 
     @property
     def _state_bytes(self) -> float:
-        """Bytes of an element's fp32 parameter and optimizer state."""
-        return self.training.precision.parameter_bytes_per_element * (1.0 + OPTIMIZER_STATES[self.training.optimizer])
+        """Bytes of an element's parameter and optimizer state."""
+        element = self.training.precision.parameter_bytes_per_element
+        return element + state_bytes_per_element(self.training.method, element)

@@ -18,6 +18,7 @@ _AXES: Mapping[str, TrafficAxis] = {
     "mesh_dp_shard": "dp",
     "mesh_dp_replicate": "dp",
     "tied_embedding": "dp",
+    "mesh_cp": "cp",
     "mesh_ring": "cp",
     "mesh_trading": "cp",
     "mesh_ep": "ep",

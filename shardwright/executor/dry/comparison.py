@@ -17,6 +17,7 @@ from .step import Step, trace_step
 
 SCALARS = "number of tokens, loss and norm of gradients, over all ranks"
 TOKEN_COUNTS = "numbers of tokens for each expert, before these tokens go there"
+ROUTER_SUMS = "sums over the tokens of each expert, for the loss on routers"
 VOTES = "votes of the stages before the first step, on what they will receive"
 SPLIT_LOSS = "maximum, sum and label of the logits of each token, whose vocabulary is divided"
 
@@ -147,6 +148,8 @@ def _kind(collective: Collective, in_loss: bool) -> _Kind:
         return _Kind(None, SCALARS)
     if collective.axis == "ep" and collective.dtype == torch.int64:
         return _Kind(None, TOKEN_COUNTS)
+    if collective.axis in ("pp", "cp") and collective.dtype == torch.float64:
+        return _Kind(None, ROUTER_SUMS)
     if collective.axis == "pp" and not collective.dtype.is_floating_point:
         return _Kind(None, VOTES)
     if collective.axis == "tp" and in_loss:

@@ -14,7 +14,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor.parallel import build_engine
+from shardwright.executor.optimizers import WholeMatrices, matrices_of
+from shardwright.executor.parallel import Engine, build_engine
+from shardwright.specs import Optimizer
 
 from .collectives import Collective
 from .saved_bytes import SavedBytes
@@ -36,7 +38,8 @@ class Step:
 
 
 def trace_step(plan_file: PlanFile, rank: int) -> Step:
-    """Trace gradients and clipping of one step of `rank`, with all microbatches of the plan. The update moves nothing.
+    """Trace gradients and clipping of one step of `rank`, with all microbatches of the plan, and what an optimizer exchanges that
+    needs whole matrices. Other updates move nothing.
 
     Raises:
         SpecError: the engine does not run the plan, or this process has a process group.
@@ -52,6 +55,7 @@ def trace_step(plan_file: PlanFile, rank: int) -> Step:
         with saved.counting():
             engine.forward_backward(tokens, tokens)
         engine.clip_gradients(1.0)
+        _exchange_matrices(engine, training.method)
         activation_bytes = saved.of_activations(engine.model_parts)
         collectives, flops = Counter(tracing.collectives), tracing.flops
         tracing.forget()
@@ -59,6 +63,11 @@ def trace_step(plan_file: PlanFile, rank: int) -> Step:
             engine.agreement.exchange_once()
         exchanged = Counter(tracing.collectives)
     return Step(collectives, exchanged, plan.sync.inner_steps or 1, flops, activation_bytes)
+
+
+def _exchange_matrices(engine: Engine, method: Optimizer) -> None:
+    if method.whole_matrix and (matrices := matrices_of(engine.model_parts, method)):
+        WholeMatrices(dict.fromkeys(matrices, 0.0), method, betas=(0.9, 0.95), eps=1e-8).exchange()
 
 
 @contextlib.contextmanager

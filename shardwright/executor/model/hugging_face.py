@@ -24,11 +24,13 @@ DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "dropout_rate", "jitter_n
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The whole model without storage (meta device), and where its parts are. `name`: for messages."""
+    """The whole model without storage (meta device), and where its parts are. `name`: for messages. `asks_for_router_loss`: its
+    configuration has `output_router_logits`; the model itself, of which stages have parts, does not compute that loss."""
 
     model: PreTrainedModel
     structure: Structure
     name: str
+    asks_for_router_loss: bool = False
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -65,12 +67,15 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
             logger.info("%s: %s of %s is set to 0 for training", name, rate, key)
             setattr(config, key, 0.0)
     config.use_cache = False
+    asks_for_router_loss = bool(getattr(config, "output_router_logits", False))
+    if asks_for_router_loss:
+        config.output_router_logits = False
     _check_fit(plan_file, config)
     model = build_on_meta(config, name, kernel=_kernel(plan_file, config))
     settle_rotation(model, plan_file.training.seq_len)
     structure = read_structure(model, name)
     _check_positions(plan_file, model, structure)
-    return Skeleton(model, structure, name)
+    return Skeleton(model, structure, name, asks_for_router_loss)
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -136,10 +141,6 @@ def _check_fit(plan_file: PlanFile, config: PreTrainedConfig) -> None:
         raise SpecError(f"the plan's stages hold {plan.layer_count} layers, {name} has {layers}")
     if getattr(config, "add_cross_attention", False):
         raise SpecError(f"{name} has add_cross_attention: only decoders without cross-attention can be trained")
-    if getattr(config, "output_router_logits", False):
-        raise SpecError(
-            f"{name} has output_router_logits: a loss on routers cannot be trained with yet; set it to false"
-        )
 
 
 def _check_positions(plan_file: PlanFile, model: PreTrainedModel, structure: Structure) -> None:

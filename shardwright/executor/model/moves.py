@@ -54,6 +54,10 @@ class MeshRanks:
     def sum(self, tensor: Tensor) -> Tensor:
         return _waited(_OPERATORS.all_reduce(tensor.contiguous(), "sum", self._group))
 
+    def largest(self, tensor: Tensor) -> Tensor:
+        """Return the largest of the ranks' tensors, element by element."""
+        return _waited(_OPERATORS.all_reduce(tensor, "max", self._group))
+
     def gather(self, tensor: Tensor, dim: int) -> Tensor:
         gathered = _waited(_OPERATORS.all_gather_into_tensor(tensor.contiguous(), self.size, self._group))
         return gathered if dim == 0 else torch.cat(gathered.chunk(self.size), dim)

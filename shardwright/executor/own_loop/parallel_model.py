@@ -90,9 +90,9 @@ class ParallelModel:
             raise SpecError("this model has an optimizer already; use that one")
         values = {"out": ".", "learning_rate": learning_rate, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         options = RunOptions.parse({**values, "clip_norm": clip_norm}, source="optimizer")
-        name = self.plan_file.training.optimizer
+        method = self.plan_file.training.method
         scaled = self.engine.loss_scale is not None
-        hosted = host_optimizer(self.engine.model_parts, name, options, self.engine.offload, scaled=scaled)
+        hosted = host_optimizer(self.engine.model_parts, method, options, self.engine.offload, scaled=scaled)
         hosted.set_learning_rate(learning_rate)
         self._optimizer = StepOptimizer(self.engine, hosted, clip_norm)
         return self._optimizer
@@ -108,7 +108,7 @@ class ParallelModel:
             step=step,
             model_name=self.plan_file.model_name,
             model_config_json=self.plan_file.model_config_json,
-            optimizer=self.plan_file.training.optimizer,
+            optimizer=str(self.plan_file.training.method),
             plan_digest=plan_digest(self.plan_file),
             data_digest="",
             seed=0,

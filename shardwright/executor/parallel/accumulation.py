@@ -30,8 +30,19 @@ class Accumulation:
             for index, (tokens, targets, own_places) in enumerate(each):
                 self._sync.before_backward(last=index == self._microbatches - 1)
                 with record_function(f"0F{index}"):
-                    loss = self._loss(self._stage(tokens, own_places), targets)
+                    loss = self._loss(self._forward(tokens, own_places), targets)
                 with record_function(f"0B{index}"):
                     torch.autograd.backward(loss)
                 total += loss.detach()
         return total
+
+    def _forward(self, tokens: Tensor, places: Tensor | None) -> Tensor:
+        routers = self._loss.routers
+        if routers is None:
+            output: Tensor = self._stage(tokens, places)
+            return output
+        sums: list[Tensor] = []
+        with routers.recording(sums):
+            output = self._stage(tokens, places)
+        routers.expect(sums[0])
+        return output

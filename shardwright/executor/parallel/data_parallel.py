@@ -69,7 +69,8 @@ class DataParallel:
             mesh=self.mesh,
             reshard_after_forward=(zero_stage == 3 and not keeps) or streamed,
             ignored_params=_held_whole(module, zero_stage),
-            mp_policy=self.precision,
+            # a stage is given tokens, or hidden states as another one computed them, and sums that stay as they are
+            mp_policy=replace(self.precision, cast_forward_inputs=not isinstance(module, StageModule)),
             shard_placement_fn=partial(_along_first, ranks=self.mesh["dp_shard"].size()),
         )
         for part in module if isinstance(module, list) else [module]:

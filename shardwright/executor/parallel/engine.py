@@ -16,9 +16,11 @@ from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters
 from shardwright.executor.context import see_whole_sequence
-from shardwright.executor.model import Skeleton, StageModule, attend_within_documents, read_skeleton
+from shardwright.executor.low_precision import Scaling, check_linear_precision
+from shardwright.executor.model import MeshRanks, Skeleton, StageModule, attend_within_documents, read_skeleton
 from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
 from shardwright.executor.replicas import Agreement, agreement
+from shardwright.executor.routers import RouterLoss, router_spec
 from shardwright.specs import Plan
 
 from .accumulation import Accumulation
@@ -69,6 +71,8 @@ class Engine:
         self._plan, self._positions = plan, builder.positions
         self._shape = (plan.micro_batch * plan.microbatches, plan_file.training.seq_len)
         self._loss = builder.loss
+        if builder.loss.routers is not None:
+            builder.loss.routers.watch(self.model_parts)
         syncs = {
             index: GradientSync(stage, zero_stage=plan.zero_stage, offload=plan.offload)
             for index, stage in stages.items()
@@ -107,6 +111,8 @@ class Engine:
         mesh = self._plan.mesh
         tokens_per_step = self._count_tokens(inputs, labels, places)
         self._loss.scale = self._loss_factor * mesh.data_ranks / tokens_per_step
+        if self._loss.routers is not None:  # the mean over microbatches; a rank of cp has its part of it
+            self._loss.routers.scale = self._loss_factor * mesh.cp / self._plan.microbatches
         if self._positions is not None:
             inputs, labels = inputs[:, self._positions], labels[:, self._positions]
         with self._tied.summed() if self._tied is not None else contextlib.nullcontext():
@@ -251,6 +257,7 @@ def build_engine(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     check_precision(plan_file.training.precision, device)
+    check_linear_precision(plan_file.training.precision, device)
     trainable = plan_file.training.trainable
     if adapters is None and trainable.has_adapters:
         adapters = DrawnAdapters(AdapterSettings(rank=trainable.rank, alpha=trainable.rank), seed, device)
@@ -277,7 +284,14 @@ def build_engine(
         draw=draw,
         source=source,
         adapters=adapters,
+        scaling=None if plan_file.training.precision.linear is None else Scaling(_sharing_ranks(plan, device)),
     )
+    routers = router_spec(skeleton)
+    if routers is not None:
+        tokens = plan.micro_batch * plan_file.training.seq_len
+        builder.loss.routers = RouterLoss(
+            routers, tokens=tokens, ranks=_sharing_ranks(plan, device, ("cp",)), device=device
+        )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)
 
@@ -297,6 +311,13 @@ def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     replicas = degrees.dp_replicate * (1 if plan.zero_stage else degrees.cp)
     shape = (degrees.pp, replicas, degrees.data_ranks // replicas, degrees.tp)
     return _laid_out(plan, device, shape, MESH_AXES)
+
+
+def _sharing_ranks(plan: Plan, device: torch.device, axes: tuple[str, ...] = ("cp", "tp")) -> list[MeshRanks]:
+    """Return the groups of ranks that hold parts of one microbatch, those of cp, and of its weights, those of tp."""
+    degrees = plan.mesh
+    mesh = _laid_out(plan, device, (degrees.pp, degrees.dp, degrees.cp, degrees.tp), ("pp", "dp", "cp", "tp"))
+    return [MeshRanks(mesh[axis]) for axis in axes if mesh[axis].size() > 1]
 
 
 def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:

@@ -51,7 +51,7 @@ class ForwardOnly:
                 assert self._hidden is not None
                 given = torch.empty(self._hidden.shape, dtype=self._hidden.dtype, device=self._device)
                 dist.recv(given, self._global(own[index - 1]), group=self._group)
-            given = self._stages[index](given, places)
+            given = self._stages[index](given, places=places)
             if index < last and own[index + 1] != rank:
                 dist.send(given.contiguous(), self._global(own[index + 1]), group=self._group)
         return given if last in self._stages else None

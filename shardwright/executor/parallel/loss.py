@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import loss_parallel
 
 from shardwright.base import SpecError
+from shardwright.executor.routers import RouterLoss
 
 IGNORED_LABEL = -100
 """A label that the loss ignores, as in torch's `cross_entropy`."""
@@ -27,7 +28,7 @@ class TokenLoss:
 
     `scale` is set for each step: ranks of dp and cp / tokens in the global batch. Gradients are averaged over
     those ranks, so they equal those of the mean over the global batch's tokens.
-    With several `chunks` the head computes the loss (`chunked_loss.py`).
+    With several `chunks` the head computes the loss (`chunked_loss.py`). `routers`: of a loss on routers, which is added.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class TokenLoss:
         self.scale = 1.0
         self.chunks = chunks
         self._upcoming: deque[Tensor] = deque()
+        self.routers: RouterLoss | None = None
 
     def expect(self, labels: Sequence[Tensor]) -> None:
         """Say the labels of a step's microbatches, in the order in which the head will see them."""
@@ -49,7 +51,8 @@ class TokenLoss:
 
     def __call__(self, output: Tensor, labels: Tensor) -> Tensor:
         """Return the scalar loss of what the last stage returns, its logits; in chunks the head has computed it already."""
-        return self.of_logits(output, labels) if self.chunks == 1 else output.sum()
+        loss = self.of_logits(output, labels) if self.chunks == 1 else output.sum()
+        return loss if self.routers is None else loss + self.routers.next_loss()
 
     def of_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the scalar loss of logits (batch, sequence, vocabulary / tp) and labels (batch, sequence).

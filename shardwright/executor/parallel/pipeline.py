@@ -14,6 +14,7 @@ from torch.distributed.pipelining.schedules import PipelineScheduleMulti, Pipeli
 from torch.distributed.tensor import DTensor
 
 from shardwright.executor.model import StageModule
+from shardwright.executor.routers import RouterLoss
 from shardwright.specs import Plan, ScheduleName, splits_backward
 
 from .data_parallel import GradientSync
@@ -43,8 +44,8 @@ class _SyncedStage(LeanStage):
     finds none here, because the module is wrapped. The plan's own rule is set up before each backward pass.
     """
 
-    def __init__(self, sync: GradientSync, stage: StageModule, *args: Any, **options: Any) -> None:
-        super().__init__(_Wrapped(stage), *args, **options)
+    def __init__(self, sync: GradientSync, stage: nn.Module, *args: Any, **options: Any) -> None:
+        super().__init__(stage, *args, **options)
         self._sync = sync
 
     def backward_maybe_with_nosync(
@@ -55,13 +56,34 @@ class _SyncedStage(LeanStage):
 
 
 class _Wrapped(nn.Module):
+    """A stage that torch's own stage does not see as an FSDP module."""
+
     def __init__(self, stage: StageModule) -> None:
         super().__init__()
         self.stage = stage
 
-    def forward(self, given: Tensor, places: Tensor | None = None) -> Tensor:
-        output: Tensor = self.stage(given, places)
+    def forward(self, *given: Tensor, places: Tensor | None = None) -> Any:
+        return self.stage(*given, places=places)
+
+
+def _hand_on_sums(stage: StageModule, routers: RouterLoss) -> None:
+    """Let a stage take and return the sums of routers beside hidden states, while it trains. The last one leaves them to the loss."""
+    plain = stage.forward
+
+    def forward(given: Tensor, sums: Tensor | None = None, places: Tensor | None = None) -> Any:
+        if not torch.is_grad_enabled():
+            return plain(given, places)
+        own: list[Tensor] = []
+        with routers.recording(own):
+            output = plain(given, places)
+        whole = own[0] if sums is None else sums + own[0]
+        if not stage.is_last:
+            return output, whole
+        routers.expect(whole)
         return output
+
+    own_stage: Any = stage
+    own_stage.forward = forward
 
 
 class Pipeline:
@@ -87,14 +109,20 @@ class Pipeline:
         self._microbatches = plan.microbatches
         self._first, self._last = 0 in stages, last in stages
         split = splits_backward(plan.schedule)
+        routers = loss.routers
+        handed_on: Any = hidden
+        if routers is not None:
+            handed_on = (hidden, routers.example)
+            for stage in stages.values():
+                _hand_on_sums(stage, routers)
         chunks: list[PipelineStage] = [
             (LeanStage if split else partial(_SyncedStage, syncs[index]))(
-                stage,
+                stage if split else _Wrapped(stage),
                 index,
                 len(plan.stages),
                 torch.device(mesh.device_type),
-                input_args=tokens if index == 0 else hidden,
-                output_args=logits if index == last else hidden,
+                input_args=tokens if index == 0 else handed_on,
+                output_args=logits if index == last else handed_on,
                 group=mesh.get_group("pp"),
             )
             for index, stage in stages.items()

@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.costmodel import PlanFile
 from shardwright.executor.adapters import InitialAdapters, attach_adapters, freeze, trains_path
+from shardwright.executor.low_precision import Scaling, scales_layer
 from shardwright.executor.model import (
     GATHER_SEQUENCE,
     SUM_GRADIENTS,
@@ -58,6 +59,8 @@ class StageBuilder:
     source: nn.Module | None = None
     """A model of the same class whose weights are taken, in place of initial ones."""
     adapters: InitialAdapters | None = None
+    scaling: Scaling | None = None
+    """Of linears in 8 bits."""
 
     def build(self, stage_index: int) -> StageModule:
         """Build stage `stage_index` of the plan with this rank's part of its initial weights."""
@@ -75,12 +78,17 @@ class StageBuilder:
         if trainable.kind == "layers":
             stage.trains_below = first_layer > plan.layer_count - trainable.layers
         streams = streamed_layers(len(strategies), plan.offload.parameter_fraction)
-        for path, strategy, streamed in zip(stage.layer_paths, strategies, streams, strict=True):
+        numbered = enumerate(zip(stage.layer_paths, strategies, streams, strict=True), first_layer)
+        for index, (path, strategy, streamed) in numbered:
             layer = stage.get_submodule(path)
             self._materialise(layer, path)
             unfuse(layer, self.skeleton.config)
             self._freeze(layer, path)
             self._spread_experts(layer)
+            if self.scaling is not None and scales_layer(
+                index, plan.layer_count, self.plan_file.training.high_precision_layers
+            ):
+                self.scaling.over(layer)
             if self.adapters is not None:
                 attach_adapters(layer, path, trainable, self.adapters)
             repetition = Repetition.of(self.plan_file.training, strategy.recompute)

@@ -6,8 +6,10 @@ from shardwright.executor import check_can_run
 from shardwright.executor.adapters import check_adapters
 from shardwright.executor.context import check_context
 from shardwright.executor.model import check_documents, check_experts, check_tensor_parallel, read_skeleton
+from shardwright.executor.optimizers import check_optimizer
 from shardwright.executor.parallel import check_loss_chunks, check_split_backward
 from shardwright.executor.recompute import check_recompute
+from shardwright.executor.routers import check_router_loss
 
 
 def check_plan(plan_file: PlanFile) -> None:
@@ -32,3 +34,5 @@ def check_plan(plan_file: PlanFile) -> None:
     check_recompute(plan_file, skeleton)
     check_documents(plan_file, skeleton)
     check_adapters(plan_file, skeleton)
+    check_optimizer(plan_file)
+    check_router_loss(plan_file, skeleton)

@@ -13,6 +13,7 @@ from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions, check_can_run
 from shardwright.executor.data import new_tokens_go_with_a_mistake, open_held_back, open_plan_batches
 from shardwright.executor.loop import check_event_files, check_router_bias, check_wandb
+from shardwright.executor.low_precision import check_linear_precision
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
 from shardwright.executor.parallel import check_compile, compiles
 from shardwright.executor.text import holds_tokenizer
@@ -253,6 +254,7 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
         )
     check_plan(plan_file)
     check_compile(plan, options.compile, pick_device(plan_file))
+    check_linear_precision(plan_file.training.precision, pick_device(plan_file))
 
 
 def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:

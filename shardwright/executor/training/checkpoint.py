@@ -215,6 +215,7 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         raise SpecError(f"{checkpoint}: cannot be read ({_first_cause(error)}); give another checkpoint") from None
     if contents is not None:
         contents.write_back()
+    trainee.optimizer.loaded()
     if trainee.agreement is not None and not alike:
         trainee.agreement.restart()
     return manifest
@@ -276,6 +277,7 @@ def tensors_of(
     """Return this rank's trained parameters (with `frozen` the others too) and persistent buffers as `model.NAME`, and optimizer state as
     `optimizer.NAME.KIND`. After a `step`, with what replicas hold apart and what they exchange (`Trainee`)."""
     contents = contents or _contents(trainee)
+    state = trainee.optimizer.device_state
     tensors: dict[str, torch.Tensor] = {}
     for full_name, parameter in (named for part in trainee.parts for named in part.named_parameters()):
         if trainee.leaves_frozen and not (parameter.requires_grad or frozen):
@@ -283,7 +285,7 @@ def tensors_of(
         name = trainee.tied.get(full_name, full_name)
         held = None if contents is None else contents.of(parameter)
         if held is None:
-            held = {"": parameter.detach(), **trainee.optimizer.device_state.get(parameter, {})}
+            held = {"": parameter.detach(), **state.get(parameter, {})}
         for kind, value in held.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{name}.{kind}" if kind else f"{MODEL_PREFIX}{name}"] = value

@@ -19,7 +19,7 @@ from shardwright.base import SpecError, read_json
 from shardwright.costmodel import PlanFile
 from shardwright.executor.adapters import AdapterSettings
 from shardwright.executor.parallel import LossScale
-from shardwright.specs import NonNegativeInt, OptimizerName, Spec
+from shardwright.specs import NonNegativeInt, Spec
 
 MANIFEST = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -40,7 +40,7 @@ class Manifest(Spec):
     step: NonNegativeInt
     model_name: str
     model_config_json: dict[str, Any]
-    optimizer: OptimizerName
+    optimizer: str
     plan_digest: str
     data_digest: str
     seed: NonNegativeInt
@@ -111,9 +111,10 @@ def read_manifest(checkpoint: Path, plan_file: PlanFile) -> Manifest:
         raise SpecError(
             f"{checkpoint}: is of another model, {manifest.model_name}, not {plan_file.model_name} ({difference}); give a checkpoint of this plan's model"
         )
-    if manifest.optimizer != plan_file.training.optimizer:
+    method = str(plan_file.training.method)
+    if manifest.optimizer != method:
         raise SpecError(
-            f"{checkpoint}: was written with optimizer {manifest.optimizer}, and the plan trains with {plan_file.training.optimizer}; plan with {manifest.optimizer}"
+            f"{checkpoint}: was written with optimizer {manifest.optimizer}, and the plan trains with {method}; plan with {manifest.optimizer}"
         )
     if manifest.trainable != str(plan_file.training.trainable):
         raise SpecError(

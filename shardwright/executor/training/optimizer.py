@@ -9,7 +9,8 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.executor import RunOptions
 from shardwright.executor.offload import OffloadEngine, UpdateRule
-from shardwright.specs import OptimizerName
+from shardwright.executor.optimizers import LocalShards, WholeMatrices, matrices_of
+from shardwright.specs import Optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -17,55 +18,85 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def build_optimizer(parts: Sequence[nn.Module], name: OptimizerName, options: RunOptions) -> torch.optim.Optimizer:
+def build_optimizer(parts: Sequence[nn.Module], method: Optimizer | str, options: RunOptions) -> torch.optim.Optimizer:
     """Return AdamW, by torch's fused kernel on GPU and CPU alike, or SGD over all parameters of this rank's `parts`.
 
     Weight decay acts on matrices only. Norms and biases have none, also biases of stacked projections and experts.
     """
     decays = _decays(parts, options.weight_decay)
-    return _optimizer(_groups(zip(decays, decays, strict=True), decays), name, options)
+    return _optimizer(_groups(zip(decays, decays, strict=True), decays), _read(method), options)
 
 
 def host_optimizer(
     parts: Sequence[nn.Module],
-    name: OptimizerName,
+    method: Optimizer | str,
     options: RunOptions,
     offload: OffloadEngine | None,
     *,
     scaled: bool = False,
 ) -> "HostedOptimizer":
-    """Return the same optimizer, of which the engine `offload` updates what has left the device.
+    """Return the optimizer, of which the engine `offload` updates what has left the device. `method`: as in a training, or its text.
 
     It does so while backward passes run, if neither clipping nor a `scaled` loss waits for the norm of all gradients.
     """
-    hosted = _hosted(parts, name, options, offload, scaled=scaled)
+    method = _read(method)
+    if method.whole_matrix or method.name in ("lion", "adamw8bit"):
+        hosted = _special(parts, method, options)
+    else:
+        hosted = _hosted(parts, method, options, offload, scaled=scaled)
     if scaled:  # a checkpoint may come before the first update
         hosted.create_state()
     return hosted
 
 
+def _read(method: Optimizer | str) -> Optimizer:
+    return method if isinstance(method, Optimizer) else Optimizer.model_validate(method)
+
+
+def _special(parts: Sequence[nn.Module], method: Optimizer, options: RunOptions) -> "HostedOptimizer":
+    """Return the optimizers that nothing of can leave the device, with AdamW for what a whole-matrix method leaves."""
+    decays = _decays(parts, options.weight_decay)
+    constants: dict[str, Any] = {"betas": options.betas, "eps": options.eps}
+    if not method.whole_matrix:
+        return HostedOptimizer(None, None, LocalShards(decays, method, **constants) if decays else None)
+    matrices = {parameter: decays[parameter] for parameter in matrices_of(parts, method)}
+    rest = [(parameter, parameter) for parameter in decays if parameter not in matrices]
+    on_device = _optimizer(_groups(rest, decays), Optimizer(), options) if rest else None
+    return HostedOptimizer(on_device, None, WholeMatrices(matrices, method, **constants) if matrices else None)
+
+
 def _hosted(
-    parts: Sequence[nn.Module], name: OptimizerName, options: RunOptions, offload: OffloadEngine | None, *, scaled: bool
+    parts: Sequence[nn.Module], method: Optimizer, options: RunOptions, offload: OffloadEngine | None, *, scaled: bool
 ) -> "HostedOptimizer":
     if offload is None:
         trains = any(parameter.requires_grad for part in parts for parameter in part.parameters())
-        return HostedOptimizer(build_optimizer(parts, name, options) if trains else None, None)
+        return HostedOptimizer(build_optimizer(parts, method, options) if trains else None, None)
     decays, off_device = _decays(parts, options.weight_decay), offload.device_parts
     waits = scaled or options.clip_norm is not None
-    offload.attach(UpdateRule(name, betas=options.betas, eps=options.eps), decays, during_backward=not waits)
+    offload.attach(UpdateRule(method.name, betas=options.betas, eps=options.eps), decays, during_backward=not waits)
     staying = ((parameter, off_device.get(parameter, parameter)) for parameter in decays)
     on_device = [(parameter, part) for parameter, part in staying if part is not None]
-    return HostedOptimizer(_optimizer(_groups(on_device, decays), name, options) if on_device else None, offload)
+    return HostedOptimizer(_optimizer(_groups(on_device, decays), method, options) if on_device else None, offload)
 
 
 class HostedOptimizer:
-    """The optimizer of what is on the device, None where nothing is, and of what the offload engine holds."""
+    """The optimizer of what is on the device, None where nothing is, and of what the offload engine holds.
 
-    def __init__(self, on_device: torch.optim.Optimizer | None, offload: OffloadEngine | None) -> None:
-        self.on_device, self.offload = on_device, offload
+    `special`: of what on the device no optimizer of torch updates by itself.
+    """
+
+    def __init__(
+        self,
+        on_device: torch.optim.Optimizer | None,
+        offload: OffloadEngine | None,
+        special: LocalShards | WholeMatrices | None = None,
+    ) -> None:
+        self.on_device, self.offload, self.special = on_device, offload, special
+        self._learning_rate = 0.0
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Say the learning rate of a step, before its backward passes: updates may run beside them."""
+        self._learning_rate = learning_rate
         if self.on_device is not None:
             set_learning_rate(self.on_device, learning_rate)
         if self.offload is not None:
@@ -77,15 +108,30 @@ class HostedOptimizer:
             self.offload.step()
         if self.on_device is not None:
             self.on_device.step()
+        if self.special is not None:
+            with torch.no_grad():
+                self.special.step(self._learning_rate)
 
     @property
     def device_state(self) -> Mapping[torch.Tensor, dict[str, Any]]:
-        """The state of the parameters on the device, by parameter."""
-        return {} if self.on_device is None else self.on_device.state
+        """The state of the parameters on the device, by parameter: of each that this rank keeps the state of."""
+        found: dict[torch.Tensor, dict[str, Any]] = {} if self.on_device is None else dict(self.on_device.state)
+        if self.special is not None:
+            for parameter, state in self.special.state.items():
+                found[parameter] = state
+        return found
+
+    def loaded(self) -> None:
+        """Take over what was read into the tensors of the last `device_state`."""
+        if self.special is not None:
+            self.special.loaded()
 
     def create_state(self) -> None:
         """Make the optimizer of the device create its state, as it is before the first step. It does so in a step, which at rate zero changes
         no parameter, and is not counted."""
+        if self.special is not None:
+            with torch.no_grad():
+                self.special.create_state()
         if self.on_device is None:
             return
         rates = [group["lr"] for group in self.on_device.param_groups]
@@ -112,10 +158,10 @@ def _decays(parts: Sequence[nn.Module], weight_decay: float) -> dict[nn.Paramete
     }
 
 
-def _optimizer(groups: list[dict[str, Any]], name: OptimizerName, options: RunOptions) -> torch.optim.Optimizer:
-    if name == "sgd":
+def _optimizer(groups: list[dict[str, Any]], method: Optimizer, options: RunOptions) -> torch.optim.Optimizer:
+    if method.name == "sgd":
         # the fused kernel of SGD does not accept DTensors
-        return torch.optim.SGD(groups, lr=options.learning_rate, foreach=True)
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=method["momentum"], foreach=True)
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, eps=options.eps, fused=True)
 
 

@@ -83,7 +83,7 @@ class Trainer:
         )
         optimizer = host_optimizer(
             self._engine.model_parts,
-            plan_file.training.optimizer,
+            plan_file.training.method,
             options,
             self._engine.offload,
             scaled=self._engine.loss_scale is not None,
@@ -362,7 +362,7 @@ class Trainer:
             step=step,
             model_name=plan_file.model_name,
             model_config_json=plan_file.model_config_json,
-            optimizer=plan_file.training.optimizer,
+            optimizer=str(plan_file.training.method),
             plan_digest=plan_digest(plan_file),
             data_digest=self._batches.digest,
             seed=self._options.seed,

@@ -118,6 +118,7 @@ def choices_of(file: PlanFile) -> Choices:
     choices |= facts_of(file.model())
     choices |= {name: getattr(training, name) for name in TRAINING}
     choices |= {name: getattr(training.precision, name) for name in PRECISION}
+    choices["optimizer"] = str(training.method)
     choices["recompute_modules"] = training.recompute_modules if "selective" in choices["recompute"] else ()
     return choices | {"stack": training.stack}
 

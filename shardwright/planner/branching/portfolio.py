@@ -7,6 +7,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from shardwright.base import SpecError
+from shardwright.costmodel import one_microbatch
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.planner.space import (
     NEAR_THE_BEST,
@@ -62,7 +64,12 @@ class Portfolio:
             SpecError: nothing divides, or the fixed choices contradict each other.
         """
         space = enumerate_space(model, cluster, trainings[0], fixed)
-        return cls([Variant(each, BranchAndBound.over(space, model, each, times_of(each))) for each in trainings])
+        spaces = [(each, space.updated_by(each.method)) for each in trainings]
+        if not any(len(own) for _, own in spaces):
+            raise SpecError(one_microbatch(trainings[-1]))
+        return cls(
+            [Variant(each, BranchAndBound.over(own, model, each, times_of(each))) for each, own in spaces if len(own)]
+        )
 
     def run(self, time_limit_seconds: float, progress: Progress | None = None) -> None:
         """Search every variant below the best plan of those before it, until the time is up."""

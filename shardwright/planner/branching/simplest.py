@@ -1,6 +1,6 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
-Simpler is, in this order: an exact reduction of gradients; fewer axes besides data parallelism, where each kind of state off the device counts as one, and ep, which
+Simpler is, in this order: an exact reduction of gradients; fewer axes besides data parallelism, where each kind of state off the device counts as two, and ep, which
 spreads experts over ranks that are there, as none; less off the device; no pipeline, then one stage on each rank, then interleaved stages, fewer on a rank before more, then a schedule that
 splits the backward; embedding and head on one rank each; the training spec as given, where the planner may change it, and the
 usual order of the axes; nothing recomputed. Of equally simple plans the fastest counts.
@@ -22,6 +22,8 @@ from .portfolio import Found, Portfolio
 _AXES = ("pp", "cp", "tp")
 _OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
 _NOTHING = POLICIES.index("none")
+# What is off the device depends on the host's memory, cores and links, which are assumed where nobody stated them.
+_AXES_OF_AN_OFFLOAD = 2
 
 # This limits work, not time, so that repeated runs find the same plan.
 _MOST_SOLVED = 6
@@ -82,8 +84,9 @@ def _kinds(space: Space) -> IntArray:
     pipeline = np.where(space.splits, _SPLITS, np.minimum(stages, _SPLITS - 1))
     offloads = sum((space.column(name) > 0).astype(np.int64) for name in _OFFLOADS)
     if space.fixed.approximate:  # which costs quality: more than any axis
-        axes = axes + (len(_AXES) + len(_OFFLOADS) + 2) * space.base.approximates[space.base_index]
-    placed = (axes + offloads) * (len(_OFFLOADS) + 1) + offloads
+        most = len(_AXES) + 2 + _AXES_OF_AN_OFFLOAD * len(_OFFLOADS)
+        axes = axes + most * space.base.approximates[space.base_index]
+    placed = (axes + _AXES_OF_AN_OFFLOAD * offloads) * (len(_OFFLOADS) + 1) + offloads
     return np.asarray((placed * (_SPLITS + 1) + pipeline) * 2 + space.spread)
 
 

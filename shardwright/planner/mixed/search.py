@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from shardwright.base import Array, InfeasibleError, SpecError, listed, units
-from shardwright.costmodel import check_trainable, estimate_plan
+from shardwright.costmodel import check_optimizer, check_trainable, estimate_plan
 from shardwright.costmodel.op_times import op_times
 from shardwright.planner import TOLERANCE, search
 from shardwright.planner.branching import BranchAndBound, SearchResult
@@ -66,10 +66,11 @@ def search_mixed(
     """
     if may_choose not in (None, OpenChoices()):
         raise SpecError(
-            f"{cluster.name} is a mixed cluster, on which the training spec stays as given; leave out 'auto' and --allow-precision"
+            f"{cluster.name} is a mixed cluster, on which the training spec stays as given; leave out 'auto', --allow-precision and --allow-approximate"
         )
     fixed = kept_by(fixed or Fixed(), training)
     check_trainable(model, training)
+    check_optimizer(model, training)
     if fixed.stages is None:
         check_runs(training, fixed)
     whole = merged(cluster)

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from shardwright.base import SpecError, listed, nearest
-from shardwright.specs import CHOICES, read_sync
+from shardwright.specs import APPROXIMATIONS, CHOICES, read_sync
 
 from .fixed import Fixed
 from .limits import LIMITED, SHARES, Limit, have_common_value, read_number
@@ -82,10 +82,11 @@ def asked(options: Mapping[str, Any], *, fix: Iterable[str] = (), forbid: Iterab
 
 def _agreement(options: Mapping[str, Any]) -> dict[str, Any]:
     """How replicas may agree: `sync` fixes it, `allow_approximate` names what may stand beside an exact reduction."""
-    sync, named = options.get("sync"), options.get("allow_approximate")
+    sync, allowed = options.get("sync"), str(options.get("allow_approximate") or "")
+    named = [name.strip() for name in allowed.split(",") if name.strip() in APPROXIMATIONS]  # the others are optimizers
     if sync is not None and named:
         raise SpecError(
-            f"--sync fixes how replicas agree, and --allow-approximate {named} leaves it to the planner; leave out one of them"
+            f"--sync fixes how replicas agree, and --allow-approximate {','.join(named)} leaves it to the planner; leave out one of them"
         )
     found: dict[str, Any] = {"approximate": named} if named else {}
     return found | ({} if sync is None else {"sync": read_sync(sync) if isinstance(sync, str) else sync})

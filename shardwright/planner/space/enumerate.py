@@ -4,7 +4,7 @@ A new dimension needs a row of `specs.CHOICES`, a generator of its values here, 
 (`Stack.runs`) bounds the space. Mixed clusters have a room of their own, `planner/mixed/`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
 from typing import NamedTuple, get_args
@@ -34,6 +34,7 @@ from shardwright.specs import (
     VOCABULARY,
     Candidates,
     ClusterSpec,
+    Optimizer,
     RecomputePolicy,
     ScheduleName,
     Strategy,
@@ -126,6 +127,17 @@ class Space:
         """(N,): whether all ranks of the pipeline share embedding and head."""
         return np.asarray(self.vocabulary_parallel != VOCABULARY.index("none"))
 
+    def updated_by(self, method: Optimizer) -> "Space":
+        """Return the entries that the optimizer can update: with its state on the device, in one microbatch where it updates layerwise."""
+        off_device = self.base.offload_optimizer[self.base_index] > 0
+        several = self.base.microbatches[self.base_index] > 1
+        left = (off_device & (not method.may_leave_device)) | (several & method.layerwise)
+        if not left.any():
+            return self
+        kept = np.flatnonzero(~left)
+        names = ("base_index", "schedule", "stages_per_rank", "vocabulary_parallel")
+        return replace(self, **{name: getattr(self, name)[kept] for name in names})
+
     def runs(self, allowed: list[int], *, splits: bool, several: bool) -> list[int]:
         """Return those of the `allowed` strategies that go with a schedule that `splits` the backward or has `several` stages on a
         rank: where either holds, all activations stay on the device."""
@@ -180,6 +192,9 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         if fixed.sync is not None and fixed.sync.approximate:
             _enumerated(model, cluster, training, fixed.but(sync=None))  # or its reason
             raise SpecError(refusals.no_replicas(fixed))
+        if any(map(fixed.gives, _OFFLOADS)):
+            _enumerated(model, cluster, training, fixed.but(**dict.fromkeys(_OFFLOADS, None)))  # or its reason
+            raise SpecError(refusals.no_placement(training, fixed))
         raise SpecError(refusals.no_microbatch(meshes, training, fixed))
     entries = _entries(rows, model, training, fixed)
     if not len(entries.row):

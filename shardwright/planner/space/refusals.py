@@ -129,6 +129,23 @@ def no_microbatch(meshes: list[Degrees], training: TrainingSpec, fixed: Fixed) -
     )
 
 
+def no_placement(training: TrainingSpec, fixed: Fixed) -> str:
+    """Explain that meshes and microbatches divide, but none of them can have off the device what is asked for."""
+    gradients, weights = fixed.offload_gradients, fixed.offload_parameters
+    if gradients:
+        return (
+            f"offload_gradients {gradients:g} keeps gradients on the host between the microbatches of one data-parallel rank, and "
+            f"{fixed} leaves no such plan; give a smaller micro_batch, no data parallelism, or leave it out"
+        )
+    if weights and not training.trainable.trains_all:
+        return f"offload_parameters {weights:g} streams weights that are trained, and {training.trainable} freezes some; leave it out"
+    stages = "0 to 2" if training.software.runs.streams_shards else "0"
+    return (
+        f"the shares off the device that are asked for go with no plan of {fixed}: weights are streamed to one data-parallel rank, or to "
+        f"several with zero_stage {stages}; leave out one of them"
+    )
+
+
 def no_schedule(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, meshes: list[Degrees], fixed: Fixed
 ) -> str:

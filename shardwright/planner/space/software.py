@@ -7,6 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 from shardwright.base import SpecError, listed
+from shardwright.costmodel import off_device
 from shardwright.specs import OWN_STACK, ScheduleName, TrainingSpec, stage_ranks
 from shardwright.specs.model import ModelSpec
 
@@ -49,7 +50,7 @@ def optimizer_shares(training: TrainingSpec, fixed: Fixed) -> tuple[float, ...]:
     Parts of it are tried only where a share or a range is asked for: in eighths, with the ends of what is asked for.
     """
     runs = training.software.runs
-    if not runs.offload_optimizer:
+    if not (runs.offload_optimizer and training.method.may_leave_device):
         return (0,)
     if not (runs.offload_fractions and fixed.gives("offload_optimizer")):
         return (0, 1)
@@ -123,6 +124,8 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
         SpecError: names the choice and what the software runs.
     """
     runs, stack = training.software.runs, training.stack
+    if fixed.offload_optimizer and not training.method.may_leave_device:
+        raise SpecError(off_device(training))
     if fixed.vocabulary_parallel == "interlaced":
         raise SpecError(
             "vocabulary_parallel 'interlaced' is not searched: 'vocab-2' never takes longer; give that, or leave it out"

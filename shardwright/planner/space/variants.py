@@ -9,23 +9,39 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from shardwright.base import SpecError, listed
+from shardwright.costmodel import check_optimizer
 from shardwright.costmodel.op_times import op_times
 from shardwright.specs import (
+    QUALITY,
     ClusterSpec,
     LinearFormat,
+    Optimizer,
     RecomputeModule,
     Spec,
     TrainingSpec,
     named_stack,
     stack_names,
 )
-from shardwright.specs.model import ModelSpec
+from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 from .module_sets import module_sets
 
 # A quarter or a sixteenth of the logits is alive. More pieces save little beside the other activations.
 TRIED_LOSS_CHUNKS = (4, 16)
 ALL = "all"
+
+
+def _optimizers(given: object) -> object:
+    """Read `adamw8bit,galore:rank=128,period=200` too: what has an = and no name belongs to the optimizer before it."""
+    if not isinstance(given, str):
+        return given
+    named: list[str] = []
+    for piece in filter(None, (part.strip() for part in given.split(","))):
+        if named and "=" in piece and ":" not in piece:
+            named[-1] += f",{piece}"
+        else:
+            named.append(piece)
+    return tuple(dict.fromkeys(named))
 
 
 def _separate(given: object) -> object:
@@ -38,11 +54,13 @@ class OpenChoices(Spec):
     """What of a training spec the planner may choose. What it chooses beside the given values:
 
     `linear_formats`: formats of the layers' weight matmuls; "all" for every one that the device and the software have.
+    `optimizers`: others than the given one, which train otherwise: their update is not AdamW's.
     `loss_chunks`: whether head and loss run in pieces, and in how many.
     `recompute_modules`: which modules selective recompute repeats, by module_sets.py.
     """
 
     linear_formats: Annotated[tuple[Literal[LinearFormat, "all"], ...], BeforeValidator(_separate)] = ()
+    optimizers: Annotated[tuple[Optimizer, ...], BeforeValidator(_optimizers)] = ()
     loss_chunks: bool = False
     recompute_modules: bool = False
 
@@ -55,15 +73,26 @@ def training_variants(
     Raises:
         SpecError: the device or the software has no such format, or the software runs no loss in pieces or names no modules.
     """
-    formats = (training.precision.linear, *_formats(cluster, training, may_choose))
+    formats = (training.precision.linear, *_formats(model, cluster, training, may_choose))
     chunks = (training.loss_chunks, *_loss_chunks(training, may_choose))
     modules = (training.recompute_modules, *_module_sets(model, cluster, training, may_choose))
+    methods = dict.fromkeys((training.method, *may_choose.optimizers))
     found = [
         training.model_copy(
-            update={"precision": _precision(training, linear), "loss_chunks": count, "recompute_modules": names}
+            update={
+                "precision": _precision(training, linear),
+                "loss_chunks": count,
+                "recompute_modules": names,
+                "optimizer": method.name,
+                "optimizer_settings": method.settings,
+            }
         )
-        for linear, count, names in product(dict.fromkeys(formats), dict.fromkeys(chunks), dict.fromkeys(modules))
+        for linear, count, names, method in product(
+            dict.fromkeys(formats), dict.fromkeys(chunks), dict.fromkeys(modules), methods
+        )
     ]
+    for variant in found:
+        check_optimizer(model, variant)
     return sorted(found, key=lambda variant: len(changed(variant, training)))
 
 
@@ -84,11 +113,15 @@ def words_of(training: TrainingSpec, name: str) -> str:
     if name == "recompute_modules":
         modules = "+".join(training.recompute_modules)
         return f"selective recompute of {modules or 'the attention core'}"
+    if name == "optimizers":
+        known = QUALITY.get(training.optimizer)
+        return f"optimizer {training.method}{f' ({known})' if known else ''}"
     return f"linears in {training.precision.linear or training.precision.compute}"
 
 
 _CHOSEN: dict[str, Any] = {
     "linear_formats": lambda training: training.precision.linear,
+    "optimizers": lambda training: training.method,
     "loss_chunks": lambda training: training.loss_chunks,
     "recompute_modules": lambda training: training.recompute_modules,
 }
@@ -100,24 +133,27 @@ def _precision(training: TrainingSpec, linear: LinearFormat | None) -> Any:
     return given if linear == given.linear else given.model_copy(update={"linear": linear, "gather": None})
 
 
-def _formats(cluster: ClusterSpec, training: TrainingSpec, may_choose: OpenChoices) -> list[LinearFormat]:
+def _formats(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, may_choose: OpenChoices
+) -> list[LinearFormat]:
     """Return the formats to try beside the given one.
 
     Raises:
         SpecError: see `training_variants`.
     """
-    runs, found = training.software.runs.linear_formats, list[LinearFormat]()
+    found = list[LinearFormat]()
+    runs, what = _formats_run(model, training.stack), _linears(model, training.stack)
     for name in may_choose.linear_formats:
         if name == ALL:
             has = [each for each in runs if _refusal(cluster, training, each) is None]
             if not has:
-                raise SpecError(_no_format(cluster, training))
+                raise SpecError(_no_format(model, cluster, training))
             found += has
         elif name not in runs:
-            others = [stack for stack in stack_names() if name in named_stack(stack).runs.linear_formats]
+            others = [stack for stack in stack_names() if name in _formats_run(model, stack)]
             only = f"only in {listed(runs)}" if runs else "nor in any lower format"
             raise SpecError(
-                f"stack '{training.stack}' runs no linears in {name}, {only}; stacks that do: {listed(others)}"
+                f"stack '{training.stack}' runs no {what} in {name}, {only}; stacks that do: {listed(others)}"
             )
         elif refusal := _refusal(cluster, training, name):
             raise refusal
@@ -135,11 +171,27 @@ def _refusal(cluster: ClusterSpec, training: TrainingSpec, linear: LinearFormat)
     return None
 
 
-def _no_format(cluster: ClusterSpec, training: TrainingSpec) -> str:
-    runs, device = training.software.runs.linear_formats, cluster.node.device.name
+def _formats_run(model: ModelSpec, stack: str) -> tuple[LinearFormat, ...]:
+    """Return the formats in which a stack runs the linears of this model."""
+    runs = named_stack(stack).runs
+    return () if _has_experts(model) and not runs.lowers_experts else runs.linear_formats
+
+
+def _has_experts(model: ModelSpec) -> bool:
+    return any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
+
+
+def _linears(model: ModelSpec, stack: str) -> str:
+    runs = named_stack(stack).runs
+    left_out = runs.linear_formats and not _formats_run(model, stack)
+    return "linears of a model with experts" if left_out else "linears"
+
+
+def _no_format(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> str:
+    runs, device = _formats_run(model, training.stack), cluster.node.device.name
     if not runs:
         return (
-            f"stack '{training.stack}' runs no linears in a lower format than {training.precision.compute}; allow none, or choose "
+            f"stack '{training.stack}' runs no {_linears(model, training.stack)} in a lower format than {training.precision.compute}; allow none, or choose "
             "another --stack"
         )
     return f"{device} has no matmuls in {listed(runs)}, which stack '{training.stack}' runs; allow no lower format"

@@ -185,6 +185,6 @@ def job_lines(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) ->
             f"{readable.count(training.global_batch)} sequences of {readable.count(training.seq_len)} tokens, {readable.count(training.tokens_per_step)} tokens a step",
         ),
         ("precision", f"{training.precision.compute} compute, {training.precision.gradients} gradients"),
-        ("optimizer", training.optimizer),
+        ("optimizer", str(training.method)),
         *training_lines(training),
     ]

@@ -73,12 +73,16 @@ _CORE_RELEASES = (
 _NEWEST_CORE = "megatron-core-0.15"
 _CORE_RELEASE = re.compile(r"(?:mcore|megatron-?core)[ _]?[rv]?0\.(\d+)", re.IGNORECASE)
 _FAST_KERNELS = re.compile(r"framework_config=\S*(?:foak|fast-kernels|liger)|unsloth", re.IGNORECASE)
+# fms-acceleration without its patch leaves bitsandbytes' weights to TRL, which widens the norms unless they are sharded.
+_KBIT = re.compile(r"framework_config=baseline-peft-bnb", re.IGNORECASE)
 # FlashAttention-2 is of July 2023; the benchmarks of that year ran its predecessors.
 _LAST_YEAR_OF_FIRST_KERNELS = 2023
 # DeepSpeed 0.6 of early 2022 gathers the parameters of a submodule together, ahead of their use (its pull request 1453).
 _LAST_YEAR_OF_SINGLE_GATHERS = 2021
 # What remarks call a run without the compiler, removed before they are asked for it.
 _NOT_COMPILED = re.compile(r"\b(?:no[- ]?compil\w*|not compiled|without (?:torch\.)?compil\w*|\w*nocompile\w*)")
+# torchtitan's docs/float8.md calls the compiler "required for competitive performance" in fp8; its tables do not name it there.
+_IN_FP8 = re.compile(r"fp8|float8", re.IGNORECASE)
 # torchtitan compiles the loss with the layers since early 2025.
 _FIRST_YEAR_OF_COMPILED_LOSS = 2025
 
@@ -132,6 +136,8 @@ def _stack(row: TableRow, found: _Framework) -> str:
         return "internevo-fsdp"
     if found.stack == "hf-trainer" and _FAST_KERNELS.search(row.notes or ""):
         return "hf-fast-kernels"
+    if found.stack == "hf-trainer" and row.gpus == 1 and _KBIT.search(row.notes or ""):
+        return "hf-kbit"
     if found.stack == "torchtitan":
         return _torchtitan(row)
     if found.stack == "megatron-core" and (release := _CORE_RELEASE.search(row.framework or "")):
@@ -171,7 +177,8 @@ def _torchtitan(row: TableRow) -> str:
     remarks = f"{row.framework or ''} {row.notes or ''}".lower()
     if re.search(r"async[ -]?tp", remarks):
         return "torchtitan-async-tp"
-    said = "compile" in _NOT_COMPILED.sub("", remarks)
+    fp8 = _IN_FP8.search(row.precision or "") is not None and not _NOT_COMPILED.search(remarks)
+    said = fp8 or "compile" in _NOT_COMPILED.sub("", remarks)
     if not (said if row.settings.compile is None else row.settings.compile):
         return "torchtitan-eager"
     compiled_loss = row.year is not None and row.year >= _FIRST_YEAR_OF_COMPILED_LOSS

@@ -1,5 +1,7 @@
 """Which data-parallel traffic falls where in a step, per ZeRO stage, with and without a pipeline."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -168,3 +170,44 @@ def test_fsdp_copies_between_tensors_and_buffers(stack: str, zero: int, bytes_ea
 def test_experts_that_one_rank_holds_whole_are_not_copied() -> None:
     spread = traffic(stack="shardwright", dp_shard=8, ep=8, zero_stage=3, microbatches=1, experts=1e8)
     assert spread.copied_bytes().item() == (2 * 4 + 6) * PARAMETERS
+
+
+@pytest.mark.parametrize(
+    ("stack", "zero", "microbatches", "bytes_each"),
+    [
+        # the first of three gradients is cast, 2 + 4; a kernel adds each other one: 2 read beside the sum's 4, 4 written
+        ("shardwright", 1, 3, 6 + 2 * 10),
+        ("shardwright", 1, 1, 0),
+        # each microbatch is reduced
+        ("shardwright", 2, 3, 0),
+        # a buffer waits for all of them
+        ("internevo", 1, 3, 3 * 10),
+        ("internevo", 1, 1, 10),
+    ],
+)
+def test_kernels_add_the_gradients_of_microbatches(stack: str, zero: int, microbatches: int, bytes_each: int) -> None:
+    added = traffic(stack=stack, dp_shard=8, zero_stage=zero, microbatches=microbatches, experts=1e8).summed_bytes()
+    assert added.item() == bytes_each * (PARAMETERS + 1e8)
+
+
+def test_a_pipeline_that_defers_its_reduction_adds_whole_gradients() -> None:
+    adds, reduces = (
+        traffic(stack="torchtitan", dp_shard=8, zero_stage=2, pp=pp, microbatches=3).summed_bytes() for pp in (2, 1)
+    )
+    assert adds.item() == (6 + 2 * 10) * PARAMETERS
+    assert reduces.item() == 0
+
+
+def test_megatron_adds_in_the_matmul_but_for_the_embedding() -> None:
+    """Rows: a layer, embedding, head. The buffer takes 2 read beside the sum's 4, 4 written, in each microbatch."""
+    data = replace(
+        traffic(stack="megatron-core", dp_shard=8, zero_stage=1, microbatches=3),
+        parameters=np.full((1, 3), PARAMETERS),
+        expert_parameters=np.zeros((1, 3)),
+    )
+    assert data.summed_bytes().tolist() == [[0.0, 3 * 10 * PARAMETERS, 0.0]]
+
+
+def test_the_host_adds_its_share_of_the_gradients() -> None:
+    half = traffic(dp_shard=1, zero_stage=0, microbatches=3, host=1, offload_gradients=0.5).summed_bytes()
+    assert half.item() == 0.5 * (6 + 2 * 10) * PARAMETERS

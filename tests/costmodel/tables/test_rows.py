@@ -41,7 +41,7 @@ def test_stages_of_one_rank_send_nothing_to_each_other_and_weight_gradients_are_
             name: PLAIN
             for name in ("forward", "weight_gradient", "first_forward", "optimizer", "static", "step", "host", "nvme")
         },
-        **{name: PLAIN for name in ("gather_window", "reduce_buffer")},
+        **{name: PLAIN for name in ("gather_window", "reduce_buffer", "step_window")},
         **{name: BY_POLICY for name in ("backward", "last_backward", "activation", "working")},
         send=np.array(7.0),
         slack=np.array(0.0),

@@ -35,6 +35,16 @@ def _adamw(file: PlanFile) -> PlanFile:
     return file.model_copy(update={"training": file.training.model_copy(update={"optimizer": "adamw"})})
 
 
+# a width of whole 16s on every rank: others are filled up with zeros
+_WIDE = model_config("llama", hidden_size=64, intermediate_size=96, head_dim=16)
+
+
+def _low(of_plan: Any, **training: Any) -> PlanFile:
+    given = small(_WIDE, of_plan, **training)
+    precision = given.training.precision.model_copy(update={"linear": "fp8"})
+    return given.model_copy(update={"training": given.training.model_copy(update={"precision": precision})})
+
+
 PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "one rank": lambda: small(LLAMA, plan((layers(),))),
     "one microbatch": lambda: small(LLAMA, plan((layers(zero=3),), microbatches=1, dp_shard=2)),
@@ -100,6 +110,17 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
         LLAMA, _agreeing(Sync(inner_steps=4, fragments=2, bits=4, delay=1, outer=Outer()), (layers(zero=3),), cp=2)
     ),
     "islands": lambda: small(LLAMA, _agreeing(Sync(inner_steps=None), (layers(),), tp=2)),
+    "linears in 8 bits over tp": lambda: _low(plan((layers(zero=1),), microbatches=4, tp=2, dp_shard=2)),
+    "linears in 8 bits over cp and tp, full recompute": lambda: _low(
+        plan((layers(zero=3, recompute="full"),), cp=2, tp=2, dp_shard=2)
+    ),
+    "linears in 8 bits over tp, tiles": lambda: _low(plan((layers(),), tp=2), mlp_tiles=2),
+    "linears in 8 bits over tp, named modules": lambda: _low(
+        plan((layers(recompute="selective"),), tp=2), recompute_modules=("mlp",)
+    ),
+    "a loss on routers over pp and cp": lambda: small(
+        MIXTRAL | {"output_router_logits": True}, plan(*_stages(2, layers(1)), microbatches=4, pp=2, cp=2)
+    ),
     "64 ranks": lambda: small(
         LLAMA_4, plan(*_stages(4, layers(1, zero=2)), microbatches=2, global_batch=16, pp=4, dp_shard=8, tp=2)
     ),

@@ -16,7 +16,7 @@ from shardwright.executor.dry.step import trace_step
 from shardwright.executor.model import moves, tensor_parallel
 from shardwright.executor.parallel import data_parallel
 from shardwright.executor.replicas import compressed, local_steps
-from shardwright.specs import PIPELINE_INSIDE_DATA, Offload, TracedRank, TrafficAxis
+from shardwright.specs import PIPELINE_INSIDE_DATA, Offload, Plan, TracedRank, TrafficAxis
 from tests.executor.dry.cases import ADAPTED, LLAMA, LLAMA_4, PLANS, small
 from tests.parity.cases import layers, plan
 
@@ -31,6 +31,27 @@ def test_bytes_by_axis_are_those_charged(name: str) -> None:
         for entry in rank.traffic:
             assert entry.bytes.traced == entry.bytes.charged, entry
         assert rank.flops.relative_difference == pytest.approx(0, abs=FLOPS_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "of_plan",
+    [
+        plan((layers(4, zero=3),), microbatches=4, dp_shard=2, tp=2),
+        plan((layers(4, zero=1),), dp_shard=2, dp_replicate=2),
+        plan((layers(2, zero=1),), (layers(2, zero=1),), microbatches=4, pp=2, dp_shard=2),
+    ],
+    ids=lambda of_plan: str(of_plan.mesh),
+)
+def test_exchanges_of_whole_matrices_are_those_charged(of_plan: Plan) -> None:
+    """Matrices that divide evenly over ranks and rounds."""
+    given = small(LLAMA_4, of_plan)
+    given = given.model_copy(update={"training": given.training.model_copy(update={"optimizer": "muon"})})
+    for rank in dry_run(given).ranks:
+        exchanges = [entry for entry in rank.traffic if entry.collective == "all_to_all"]
+        assert len(exchanges) == (of_plan.mesh.dp_shard > 1) + (of_plan.mesh.tp > 1)
+        for entry in exchanges:
+            assert entry.bytes.traced == pytest.approx(entry.bytes.charged)
+            assert entry.calls.traced == pytest.approx(entry.calls.charged)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from shardwright.base.errors import SpecError
 from shardwright.executor.model.check_division import check_tensor_parallel
 from shardwright.executor.model.hugging_face import read_skeleton
 from tests.parity.cases import FamilyName, layers, model_config, plan, plan_file
-from tests.parity.families import FAMILIES
 
 WHOLE = plan((layers(2),))
 
@@ -36,7 +35,6 @@ def test_code_named_in_a_config_is_not_loaded() -> None:
     [
         ({"model_type": "lama"}, "model_type 'lama' of tiny-lama is no causal language model of transformers$"),
         ({"model_type": "t5"}, "model_type 't5' of tiny-t5 is no causal language model of transformers$"),
-        (FAMILIES["mixtral"] | {"output_router_logits": True}, "tiny-mixtral has output_router_logits"),
         (model_config("llama", layers=3), "stages hold 2 layers, tiny-llama has 3"),
         (model_config("gpt2", n_positions=8), "seq_len 16 is more than the 8 positions of tiny-gpt2; give 8 or less"),
         (model_config("gpt2", n_embd=30), "tiny-gpt2: its config is not a valid GPT2Config: .*divisible"),

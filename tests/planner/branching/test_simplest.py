@@ -55,14 +55,14 @@ def test_no_plan_as_near_is_simpler(seed: int) -> None:
         assert found.fastest.step_seconds == pytest.approx(best.estimate.step_seconds, rel=1e-9)
 
 
-def test_the_host_counts_as_an_axis_and_comes_before_the_pipeline() -> None:
+def test_the_host_counts_as_two_axes_and_comes_before_the_pipeline() -> None:
     space = enumerate_space(
         tiny_model(layers=4, experts=4), tiny_cluster(devices=8), TrainingSpec(seq_len=4096, global_batch=8)
     )
     both = np.minimum(space.column("dp_replicate"), space.column("dp_shard"))
     columns = [space.column("pp") > 1, both > 1, *(space.column(name) > 1 for name in ("cp", "tp"))]
     on_host = space.column("offload_optimizer").astype(int)
-    axes = (np.sum(columns, axis=0) + on_host).tolist()
+    axes = (np.sum(columns, axis=0) + 2 * on_host).tolist()
     pipeline = np.where(space.splits, 1_000, columns[0] * space.stages_per_rank).tolist()
     keys = list(zip(axes, on_host.tolist(), pipeline, strict=True))
     numbers = _kinds(space).tolist()

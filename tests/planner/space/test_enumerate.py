@@ -152,6 +152,14 @@ def test_gpipe_where_it_differs_from_1f1b() -> None:
             "'shardwright' does not count; plan with --stack megatron-core",
         ),
         (
+            Fixed(micro_batch=32, pp=4, tp=2, offload_optimizer=1, offload_gradients=1),
+            "offload_gradients 1 keeps gradients on the host between the microbatches of one data-parallel rank",
+        ),
+        (
+            Fixed(dp_shard=8, zero_stage=3, offload_optimizer=1, offload_parameters=1),
+            "weights are streamed to one data-parallel rank, or to several with zero_stage 0; leave out one of them",
+        ),
+        (
             Fixed(even_stages=True, pp=4),
             "even_stages needs pp that divides the 6 layers of tiny, not 4; allowed: 1, 2, 3, 6",
         ),

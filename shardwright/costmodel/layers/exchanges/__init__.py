@@ -3,12 +3,14 @@
 from .context import ContextExchange
 from .counted import CountedExchanges, LayerSeconds, SummedGradients
 from .experts import ExpertExchange, expert_split, hidden_pairs, spread_parameters
+from .scales import ScaleAgreements
 
 __all__ = [
     "ContextExchange",
     "CountedExchanges",
     "ExpertExchange",
     "LayerSeconds",
+    "ScaleAgreements",
     "SummedGradients",
     "expert_split",
     "hidden_pairs",

@@ -48,6 +48,9 @@ class LayerSeconds(NamedTuple):
     backward: Array
     repeated: Array
 
+    def plus(self, other: "LayerSeconds") -> "LayerSeconds":
+        return LayerSeconds(*(own + more for own, more in zip(self, other, strict=True)))
+
 
 class SummedGradients(NamedTuple):
     """Seconds of summing gradients over tp, as a microbatch makes them, and as several add up, (N,) each."""

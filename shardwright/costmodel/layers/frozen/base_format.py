@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array
-from shardwright.costmodel.layers.operators import Matmul
+from shardwright.costmodel.layers.operators import INPUT_MODULES, Matmul
 from shardwright.specs import STORED_BYTES, BaseFormat, TrainingSpec
 
 # Kernels that restore one weight, and in int8 those around the forward's matmul.
@@ -52,12 +52,12 @@ class BaseWeights:
                 for w in self._quantised
             )
             return np.asarray(sum(moved, np.zeros(())))
-        return self._restored_bytes
+        return self._restored_bytes + self._widened_bytes
 
     @property
     def backward_bytes(self) -> Array:
         """(N,): memory traffic that the format adds to a backward."""
-        return self._restored_bytes
+        return self._restored_bytes + self._widened_bytes
 
     @property
     def kernels(self) -> tuple[float, float]:
@@ -74,6 +74,20 @@ class BaseWeights:
         each = STORED_BYTES[self._base] + self._element
         weights = (np.asarray(w.k, dtype=float) * w.n * w.groups for w in self._quantised)
         return np.asarray(each * sum(weights, np.zeros(())))
+
+    @property
+    def _widened_bytes(self) -> Array:
+        """(N,): where the stream is wider than the compute format, each linear's input is cast for it and its result cast back, and
+        queries, keys and values are cast again for a fused kernel. The output projection reads what that kernel wrote."""
+        element, stream = self._element, self.training.stream_bytes_per_element
+        if stream == element:
+            return np.zeros(())
+        moved = (
+            _tokens(w) * (np.asarray(w.k, dtype=float) + (2 if w.modules[0] in INPUT_MODULES else 1) * np.asarray(w.n))
+            for w in self._quantised
+            if "o_proj" not in w.modules
+        )
+        return np.asarray((element + stream) * sum(moved, np.zeros(())))
 
     @property
     def _base(self) -> BaseFormat:

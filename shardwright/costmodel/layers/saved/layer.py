@@ -119,7 +119,7 @@ class SavedTensors:
 
     @property
     def _element(self) -> int:
-        return self.training.precision.activation_bytes_per_element
+        return self.training.stream_bytes_per_element
 
     @property
     def _attention(self) -> AttentionTensors:

@@ -20,8 +20,8 @@ from shardwright.profiler.probes.compute.optimizer import (
 )
 from shardwright.profiler.timing.live_bytes import LiveBytes
 from shardwright.profiler.timing.probe import UnavailableError
+from shardwright.specs.optimizers import OptimizerName
 from shardwright.specs.profile import Format
-from shardwright.specs.training import OptimizerName
 from tests.profiler.kernel_trace import kernels_of
 from tests.profiler.steady_machine import SteadyMachine
 

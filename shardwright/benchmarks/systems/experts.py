@@ -1,0 +1,116 @@
+"""Mixtures of experts."""
+
+from shardwright.catalog.huggingface import model_from_config
+from shardwright.specs import TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+from .setups import Line, System, planned
+
+
+def _folding() -> Line:
+    """Liu et al. 2025, arXiv 2504.14960: Mixtral 8x22B on 128 H100, Qwen2-57B-A14B on 64, 4,096 tokens, batch 256."""
+    reached = []
+    for model, devices in (("mixtral-8x22b", 128), ("qwen2-57b-a14b", 64)):
+        job = TrainingSpec(seq_len=4096, global_batch=256, stack="megatron-core-0.8")
+        reached.append(planned(model, f"h100-sxm:{devices}", job).mfu)
+    return Line(
+        "Mixtral 8x22B 49.3% MFU, Qwen2-57B-A14B 39.0%",
+        f"{reached[0]:.1%}, {reached[1]:.1%}, for the planner's own mesh",
+        "Stack megatron-core-0.8, the release of that time. Numbers of devices and the batch are of the paper's first table as we know it.",
+    )
+
+
+def _exchange() -> Line:
+    """Pan et al. 2025, FSMoE: the all-to-all beside compute, on RTX A6000 and 2080 Ti."""
+    job = TrainingSpec(seq_len=2048, global_batch=4096, stack="megatron-core")
+    fixed = {
+        "ep": 4,
+        "tp": 1,
+        "pp": 2,
+        "micro_batch": 1,
+        "schedule": "interleaved-1f1b",
+        "stages_per_rank": 2,
+        "recompute": "none",
+    }
+    model, cluster = "qwen1.5-moe-a2.7b", "rtx-a6000:32"
+    apart, beside = (
+        planned(model, cluster, job.model_copy(update={"overlaps_dispatch": overlaps}), **fixed)
+        for overlaps in (False, True)
+    )
+    share = apart.step.expert_parallel / apart.step_seconds
+    return Line(
+        "1.18 to 1.22x on 1,458 layers",
+        f"{apart.step_seconds / beside.step_seconds:.2f}x for Qwen1.5-MoE on 32 A6000, where the exchange is {share:.0%} of the step",
+        "What is modelled is Megatron-Core's overlap with another microbatch, not pieces of one layer's exchange beside its own experts.",
+    )
+
+
+def _clustered() -> Line:
+    """Nie et al. 2024, LSH-MoE: the all-to-all takes 45% of the time on average."""
+    share = 0.45
+    return Line(
+        "1.28 to 2.2x with an exchange of 45% on average",
+        f"at most {1 / (1 - share):.2f}x at 45%; 2.2x needs {1 - 1 / 2.2:.0%}, 1.28x {1 - 1 / 1.28:.0%}",
+        "A bound by hand: compressed dispatch is not modelled.",
+    )
+
+
+def _pangu() -> Line:
+    """Tang et al. 2025, Pangu Ultra MoE, arXiv 2505.04519: 718B on 6,000 Ascend, 8,192 tokens."""
+    job = TrainingSpec(seq_len=8192, global_batch=6144, stack="megatron-core")
+    estimate = planned(_pangu_ultra(), "ascend-910b:6144", job)
+    return Line(
+        "718B on 6K NPUs: 30.0% MFU",
+        f"{estimate.mfu:.1%} for the planner's own plan",
+        "Too fast. No measurement on an Ascend is behind our rates, and software of NVIDIA's (megatron-core) stands for theirs. The sizes of heads and of "
+        "compressed keys are taken from DeepSeek-V3, the batch is ours.",
+    )
+
+
+def _pangu_ultra() -> ModelSpec:
+    """61 layers of width 7,680, 256 experts of which 8 compute a token, latent attention."""
+    config = {
+        "model_type": "deepseek_v3",
+        "vocab_size": 153600,
+        "hidden_size": 7680,
+        "intermediate_size": 18432,
+        "moe_intermediate_size": 2048,
+        "num_hidden_layers": 61,
+        "num_attention_heads": 128,
+        "num_key_value_heads": 128,
+        "n_shared_experts": 1,
+        "n_routed_experts": 256,
+        "num_experts_per_tok": 8,
+        "first_k_dense_replace": 3,
+        "q_lora_rank": 1536,
+        "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 128,
+        "v_head_dim": 128,
+        "max_position_embeddings": 8192,
+        "n_group": 8,
+        "topk_group": 4,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    }
+    return model_from_config(config, name="pangu-ultra-moe", source="benchmarks/systems")
+
+
+EXPERTS = (
+    System("24", "FSMoE", check=_exchange),
+    System("24", "LSH-MoE", check=_clustered),
+    System(
+        "24",
+        "Hecate (FSSDP)",
+        "Up to 3.54x. Not modelled: experts lie on their ranks for the whole step. `expert_imbalance` of a training says what uneven load costs, "
+        "which is the most that such a placement can win back.",
+    ),
+    System("25", "MoE Parallel Folding", check=_folding),
+    System("26", "Pangu Ultra MoE", check=_pangu),
+    System(
+        "26",
+        "LongCat-Flash",
+        "20T tokens in 30 days; devices are not told, so there is nothing to predict. Experts that compute nothing and shortcuts around experts are not modelled.",
+    ),
+)

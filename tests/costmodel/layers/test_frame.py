@@ -1,0 +1,61 @@
+"""Exchanges of hidden states over tp, by hand: the copies that torch's collectives need beside them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from shardwright.base.arrays import Array, Number
+from shardwright.costmodel.layers.frame import WorkFrame
+from shardwright.specs.training import TrainingSpec
+from tests.costmodel.fakes import RoundTimes, small_model
+from tests.specs.test_candidates import candidates
+
+SEQ, HIDDEN = 128, 64
+
+
+@dataclass(frozen=True)
+class SlowMemory(RoundTimes):
+    """As round times, but 1 second per GB of memory traffic; collectives are free."""
+
+    def memory_bound_seconds(self, moved_bytes: Number) -> Array:
+        return np.asarray(moved_bytes, dtype=float) * 1e-9
+
+    def collective_seconds(self, *_: object) -> Array:
+        return np.zeros(1)
+
+
+def copied(stack: str, *, micro_batch: int = 2, tp: int = 4, linear: str | None = None, share: float = 1.0) -> float:
+    """Reads and writes of the hidden states beside one gather and one reduction."""
+    options = {"seq_len": SEQ, "global_batch": 8, "stack": stack, "precision": {"linear": linear}}
+    chosen = candidates(tp=tp, micro_batch=micro_batch, sequence_parallel=int(tp > 1))
+    frame = WorkFrame(small_model(), TrainingSpec.parse(options, source="test"), SlowMemory(), chosen)
+    whole = micro_batch * SEQ * HIDDEN * 2
+    return float(frame.hidden_collective_seconds(share)[0] * 1e9 / whole)
+
+
+@pytest.mark.parametrize(
+    ("stack", "passes"),
+    [
+        ("torchtitan", 4.0),  # chunks are read and joined after the gather, and before the reduction
+        ("torchtitan-eager", 4.0),
+        ("torchtitan-async-tp", 1.0),  # the parts that ranks sent are read and added up
+        ("megatron-core", 0.0),  # the sequence is the first dimension
+    ],
+)
+def test_chunks_of_sequences_are_joined(stack: str, passes: float) -> None:
+    assert copied(stack) == pytest.approx(passes)
+    assert copied(stack, tp=1) == 0.0
+
+
+def test_a_single_sequence_lies_right_after_a_gather_in_later_releases() -> None:
+    assert copied("torchtitan-compiled-loss", micro_batch=1) == pytest.approx(4.0)
+    assert copied("torchtitan-0.3", micro_batch=1) == pytest.approx(2.0)
+    assert copied("torchtitan-0.3", micro_batch=2) == pytest.approx(4.0)
+
+
+def test_a_compiler_joins_and_casts_at_once() -> None:
+    """What is gathered in 16 bits is read for its cast anyway; what is gathered in 8 bits is copied as such."""
+    assert copied("torchtitan", linear="fp8-rowwise") == pytest.approx(2.0)
+    assert copied("torchtitan-eager", linear="fp8-rowwise") == pytest.approx(4.0)
+    assert copied("torchtitan", linear="fp8", share=0.5) == pytest.approx(1.0 + 2.0)
