@@ -19,6 +19,12 @@ def export_weights(
     max_shard_size: Annotated[
         str, typer.Option(help="Set the largest size of a file, 5GB or 500MB. So much memory is used.")
     ] = "5GB",
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge", help="Write the mean of replicas that hold weights of their own (islands, local steps)."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the weights of a checkpoint of any plan as a folder that transformers' from_pretrained loads."""
@@ -27,7 +33,7 @@ def export_weights(
         from shardwright.executor.export import export_weights as export
     except ModuleNotFoundError as missing:
         raise needs_torch("an export", missing) from None
-    values = {"to": to, "dtype": dtype, "step": step, "max_shard_size": max_shard_size}
+    values = {"to": to, "dtype": dtype, "step": step, "max_shard_size": max_shard_size, "merge": merge}
     options = ExportOptions.parse(values, source="export options")
     written = export(run_folder, options, progress=lambda line: typer.echo(line, err=as_json))
     if as_json:

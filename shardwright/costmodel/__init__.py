@@ -16,11 +16,13 @@ from .checks import (
     check_tensor_parallel,
     check_trainable,
     lacking_bytes,
+    loses_errors,
     nodes_of_ranks,
     off_device,
     one_microbatch,
     tensor_parallel_sizes,
     ulysses_degrees,
+    why_not_agree,
 )
 from .evaluate import EstimatePlan, Prediction, estimate_plan, fastest, predict, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
@@ -81,6 +83,7 @@ __all__ = [
     "labelled_text",
     "lacking_bytes",
     "load_plan",
+    "loses_errors",
     "model_flops_per_sequence",
     "nodes_of_ranks",
     "off_device",
@@ -99,6 +102,7 @@ __all__ = [
     "summary_lines",
     "tensor_parallel_sizes",
     "ulysses_degrees",
+    "why_not_agree",
     "with_layout",
     "write_plan_file",
 ]

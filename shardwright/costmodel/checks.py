@@ -16,6 +16,7 @@ from shardwright.specs import (
     NodeGroup,
     Plan,
     ScheduleName,
+    Sync,
     TrainingSpec,
 )
 from shardwright.specs.model import LinearAttention, MixtureOfExperts, ModelSpec
@@ -72,6 +73,20 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     )
     check_expert_parallel(mesh.ep, mesh.expert_tp, model, training)
     check_mixed(plan, cluster)
+    if reason := why_not_agree(plan.sync, training):
+        raise SpecError(reason)
+
+
+def why_not_agree(sync: Sync, training: TrainingSpec) -> str | None:
+    """Say why replicas of this training cannot agree so; None where they can."""
+    if sync.method == "1-bit-adam" and training.optimizer != "adamw":
+        return f"sync 1-bit-adam exchanges Adam's momentum, and the optimizer is {training.optimizer}; train with adamw, or leave sync out"
+    return None
+
+
+def loses_errors(sync: Sync, training: TrainingSpec) -> bool:
+    """Whether gradients that are not finite, which fp16 has at times, would enter the errors that compression feeds back."""
+    return sync.bits is not None and sync.outer is None and training.precision.compute == "fp16"
 
 
 def check_replicas(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> None:

@@ -1,7 +1,7 @@
 """The choices of a plan that can be estimated and compared, but that the engine does not run yet."""
 
 from shardwright.base import SpecError
-from shardwright.costmodel import PlanFile
+from shardwright.costmodel import PlanFile, loses_errors
 from shardwright.specs import FEED_FORWARD_MODULES, OWN_STACK, Plan, Trainable, TrainingSpec
 from shardwright.specs.model import LinearAttention, MixtureOfExperts
 
@@ -102,6 +102,11 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             plan.vocabulary_parallel != "none",
             f"embedding and head split over the pipeline ({plan.vocabulary_parallel})",
             "plan with --vocabulary-parallel none",
+        ),
+        (
+            loses_errors(plan.sync, training),
+            f"sync {plan.sync.method} in fp16, whose gradients are not finite at times,",
+            "plan with --sync exact, or with --precision bf16 or fp32",
         ),
         (
             training.method.layerwise,

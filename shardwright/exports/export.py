@@ -58,6 +58,11 @@ def export_plan(plan_file: PlanFile, target: Target, *, closest: bool = False) -
         raise SpecError(
             f"{target.name} cannot express a plan on the mixed cluster {plan_file.cluster.name}; plan for one group alone"
         )
+    if plan_file.plan.approximate:
+        raise SpecError(
+            f"{target.name} reduces gradients exactly, and the plan's replicas agree approximately ({plan_file.plan.sync}); plan with "
+            "--sync exact"
+        )
     text, back = express(plan_file, target)
     moved = _on_stack(plan_file, target, back.training.stack)
     wanted, got = choices_of(moved), choices_of(back)

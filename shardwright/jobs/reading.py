@@ -11,7 +11,16 @@ from shardwright.costmodel.op_times import CALIBRATED
 from shardwright.costmodel.tables import host_reserve_for
 from shardwright.planner import OpenChoices
 from shardwright.profiler.machine import resolve_cluster
-from shardwright.specs import OWN_STACK, ClusterSpec, NodeGroup, TrainingSpec, named_stack, read_profile, stack_names
+from shardwright.specs import (
+    APPROXIMATIONS,
+    OWN_STACK,
+    ClusterSpec,
+    NodeGroup,
+    TrainingSpec,
+    named_stack,
+    read_profile,
+    stack_names,
+)
 from shardwright.specs.model import ModelSpec
 
 from .options import AUTO
@@ -147,7 +156,11 @@ def read_may_choose(options: Mapping[str, Any]) -> tuple[dict[str, Any], OpenCho
     opened = {name: options[name] == AUTO for name in _CLOSED}
     kept = {name: closed if opened[name] else options[name] for name, closed in _CLOSED.items()}
     formats = OpenChoices.parse({"linear_formats": options["allow_precision"]}, source="--allow-precision")
-    approximate = OpenChoices.parse({"optimizers": options["allow_approximate"]}, source="--allow-approximate")
+    names = str(options["allow_approximate"]).split(",")
+    optimizers = ",".join(
+        name for name in names if name.strip() not in APPROXIMATIONS
+    )  # the others are read with the plan's choices
+    approximate = OpenChoices.parse({"optimizers": optimizers}, source="--allow-approximate")
     return {**options, **kept}, formats.model_copy(update={**opened, "optimizers": approximate.optimizers})
 
 

@@ -4,10 +4,20 @@
 the optimum of the cost model.
 """
 
-from .best_plan import TOLERANCE, ExplainNone, search
+from .best_plan import OF_OTHER_AXES, TOLERANCE, ExplainNone, search
 from .branching.result import RunnerUp, SearchResult
 from .space.fixed import Fixed
 from .space.variants import OpenChoices
 from .why.sentences import explain
 
-__all__ = ["TOLERANCE", "ExplainNone", "Fixed", "OpenChoices", "RunnerUp", "SearchResult", "explain", "search"]
+__all__ = [
+    "OF_OTHER_AXES",
+    "TOLERANCE",
+    "ExplainNone",
+    "Fixed",
+    "OpenChoices",
+    "RunnerUp",
+    "SearchResult",
+    "explain",
+    "search",
+]

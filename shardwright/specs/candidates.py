@@ -10,9 +10,10 @@ from shardwright.base import Array, IntArray
 from .choices import COLUMNS
 from .cluster import NodeGroup
 from .mesh import ORDERS, PIPELINE_INSIDE_DATA, Degrees, RankGroup
-from .plan import Plan
+from .plan import Plan, Sync
 
 _OFFLOADS = ("offload_gradients", "offload_parameters", "offload_nvme")
+SYNC_COLUMNS = ("sync_inner_steps", "sync_fragments", "sync_bits", "sync_delay", "sync_outer")
 _PIPELINE_INSIDE_DATA = ORDERS.index(PIPELINE_INSIDE_DATA)
 
 
@@ -22,7 +23,8 @@ class Candidates(Degrees[IntArray]):
 
     `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` (N,) is the share of the optimizer on the host; `offload_gradients`, `offload_parameters` and
     `offload_nvme` are those of `Offload`.
-    `ulysses_degree` counts the ranks of cp that trade heads in "ulysses-ring". `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`, `order` indexes `ORDERS`. The axes
+    `ulysses_degree` counts the ranks of cp that trade heads in "ulysses-ring". `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`, `order` indexes `ORDERS`. The columns
+    of `SYNC_COLUMNS` are the fields of `Sync` (`sync_columns`). The axes
     of context and of experts are optional; without them no candidate has these axes.
     """
 
@@ -46,9 +48,24 @@ class Candidates(Degrees[IntArray]):
     offload_gradients: Array = field(default_factory=lambda: np.array(0.0))
     offload_parameters: Array = field(default_factory=lambda: np.array(0.0))
     offload_nvme: Array = field(default_factory=lambda: np.array(0.0))
+    sync_inner_steps: Array = field(default_factory=lambda: np.array(1.0))
+    sync_fragments: IntArray = field(default_factory=lambda: np.array(1))
+    sync_bits: IntArray = field(default_factory=lambda: np.array(0))
+    sync_delay: IntArray = field(default_factory=lambda: np.array(0))
+    sync_outer: IntArray = field(default_factory=lambda: np.array(0))
 
     def __post_init__(self) -> None:
-        for name in (*_OFFLOADS, "cp", "ep", "etp", "context_parallel", "ulysses_degree", "expert_dispatch", "order"):
+        for name in (
+            *_OFFLOADS,
+            *SYNC_COLUMNS,
+            "cp",
+            "ep",
+            "etp",
+            "context_parallel",
+            "ulysses_degree",
+            "expert_dispatch",
+            "order",
+        ):
             object.__setattr__(self, name, np.broadcast_to(getattr(self, name), self.pp.shape))
 
     @classmethod
@@ -56,7 +73,7 @@ class Candidates(Degrees[IntArray]):
         """The candidate of `plan`; the highest ZeRO stage of its layers stands for all layers."""
         values = {choice.name: choice.number(choice.of_plan(plan) or 0) for choice in COLUMNS if not choice.values}
         named = {choice.name: choice.number(choice.of_plan(plan)) for choice in COLUMNS if choice.values}
-        every = values | named | {"microbatches": plan.microbatches}
+        every = values | named | {"microbatches": plan.microbatches} | sync_columns(plan.sync)
         return cls(**{name: np.array([value]) for name, value in every.items()})
 
     def __len__(self) -> int:
@@ -77,6 +94,11 @@ class Candidates(Degrees[IntArray]):
         return np.asarray(self.data_ranks // self.shards)
 
     @property
+    def approximates(self) -> Array:
+        """(N,): whether replicas reduce their gradients otherwise than in full at each step."""
+        return np.asarray((self.sync_inner_steps != 1) | (self.sync_bits > 0) | (self.sync_outer > 0))
+
+    @property
     def expert_shards(self) -> IntArray:
         """Ranks that share one copy of the sharded state of the same experts."""
         return np.where(self.zero_stage > 0, self.expert_shard_ranks, 1)
@@ -85,6 +107,14 @@ class Candidates(Degrees[IntArray]):
     def expert_replicas(self) -> IntArray:
         """Copies of the sharded state of an expert."""
         return np.asarray(self.same_experts // self.expert_shards)
+
+
+def sync_columns(sync: Sync) -> dict[str, float]:
+    """Return the values of `SYNC_COLUMNS`: infinite inner steps of islands that never meet, 0 bits for numbers in full, and whether
+    there is an outer optimizer."""
+    inner_steps = np.inf if sync.inner_steps is None else float(sync.inner_steps)
+    values = (inner_steps, sync.fragments, sync.bits or 0, sync.delay, int(sync.outer is not None))
+    return dict(zip(SYNC_COLUMNS, values, strict=True))
 
 
 def tp_group(candidates: Candidates, node: NodeGroup) -> RankGroup:

@@ -72,5 +72,6 @@ CHOICES: tuple[Choice, ...] = (
     Choice("offload_activations", _offloaded, columns=False, fraction=True),
     Choice("even_stages", lambda plan: None, columns=False),
     Choice("stages", lambda plan: plan.stages, columns=False),
+    Choice("sync", lambda plan: plan.sync, columns=False),
 )
 COLUMNS = tuple(choice for choice in CHOICES if choice.columns)

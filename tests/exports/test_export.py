@@ -225,3 +225,10 @@ def test_every_target_names_a_release_and_stacks() -> None:
         assert fields["name"] == name
         assert any(letter.isdigit() for letter in fields["release"])
         assert fields["stacks"]
+
+
+def test_an_approximate_plan_is_refused() -> None:
+    given = plan_file(mesh={"dp_replicate": 2, "dp_shard": 8}, sync={"bits": 8})
+    for target in TARGETS.values():
+        with pytest.raises(SpecError, match="reduces gradients exactly, and the plan's replicas agree approximately"):
+            export_plan(given, target, closest=True)

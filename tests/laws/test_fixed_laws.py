@@ -32,7 +32,7 @@ def of_one_zero_stage(run: Run) -> Plan:
 
 
 def test_every_choice_of_a_plan_can_be_fixed() -> None:
-    assert list(Fixed.model_fields) == [*(choice.name for choice in CHOICES), "within"]
+    assert list(Fixed.model_fields) == [*(choice.name for choice in CHOICES), "within", "approximate"]
 
 
 def test_an_interlaced_pipeline_is_refused() -> None:

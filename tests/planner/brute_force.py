@@ -45,13 +45,14 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
         Strategy(policy, share) for policy in POLICIES if fixed.allows("recompute", policy) for share in shares
     )
     for mesh in _meshes(model, cluster, training, fixed.order or PIPELINE_OUTERMOST):
-        for zero_stage, micro_batch, (schedule, chunks), offload, (kind, degree), vocabulary in product(
+        for zero_stage, micro_batch, (schedule, chunks), offload, (kind, degree), vocabulary, sync in product(
             _ZERO_STAGES,
             range(1, training.global_batch + 1),
             _schedules(mesh.pp, model.layer_count),
             _shares("offload_optimizer", fixed),
             _exchanges(mesh.cp, fixed),
             ("none", *(training.software.runs.vocabulary_parallel if mesh.pp > 1 else ())),
+            fixed.syncs,
         ):
             sequences = micro_batch * mesh.dp
             choice: dict[str, float | str] = {
@@ -95,8 +96,9 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                         ulysses_degree=degree,
                         vocabulary_parallel=vocabulary,
                         offload=Offload(optimizer_fraction=offload),
+                        sync=sync,
                     )
-                except ValueError:  # an interleaved schedule that does not exist for these numbers
+                except ValueError:  # no interleaved schedule for these numbers, or no replicas that could agree so
                     break
 
 

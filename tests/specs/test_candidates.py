@@ -21,11 +21,13 @@ from shardwright.specs.candidates import (
 from shardwright.specs.mesh import RankGroup
 from tests.costmodel.fakes import round_cluster
 
+_NOTHING = ("etp", "order", "sync_bits", "sync_delay", "sync_outer")
+
 
 def candidates(**degrees: float) -> Candidates:
     return Candidates(
         **{
-            name: np.array([degrees.get(name, int(name not in ("etp", "order") and "offload_" not in name))])
+            name: np.array([degrees.get(name, int(name not in _NOTHING and "offload_" not in name))])
             for name in Candidates.__dataclass_fields__
         }
     )

@@ -89,6 +89,14 @@ OffloadOption = Annotated[
         help="Let the planner move any share of optimizer, gradients, activations and weights off the device.",
     ),
 ]
+SyncOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[:NAME=NUMBER,...]",
+        help="Fix how replicas agree: exact, 8-bit-gradients, 1-bit-adam, co2, diloco, streaming-diloco or islands, with other numbers "
+        "after a colon (diloco:inner_steps=100,bits=8). All but exact change the gradient.",
+    ),
+]
 FixOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Fix a choice as the option of that name does; repeat for several."),

@@ -6,6 +6,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "plan": (
         "shardwright plan llama-3.1-70b --cluster h100-sxm:64 --seq-len 8k --global-batch 512 --out plan.json",
         "shardwright plan qwen3-8b --cluster rtx-4090:1 --seq-len 4k --global-batch 16 --trainable lora",
+        "shardwright plan gpt2-355m --cluster a100-sxm-40gb:64@ethernet-10g --seq-len 512 --global-batch 256 --allow-approximate 1-bit-adam",
         "shardwright plan deepseek-v3 --cluster h800-sxm:2048 --seq-len 4k --global-batch 15360 --stack megatron-core",
     ),
     "explain": ("shardwright explain plan.json --report plan.html",),
@@ -26,7 +27,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "import": ("shardwright import ds_config.json --like plan.json --out present.json",),
     "diagnose": ("shardwright diagnose train.sh --cluster h100-sxm:64",),
-    "export-weights": ("shardwright export-weights run --to weights",),
+    "export-weights": (
+        "shardwright export-weights run --to weights",
+        "shardwright export-weights islands --to merged --merge",
+    ),
     "export-adapters": ("shardwright export-adapters run --to adapters",),
     "validate": ("shardwright validate shardwright/calibration/published/training.csv",),
     "doctor": ("shardwright doctor",),

@@ -83,8 +83,9 @@ AllowApproximateOption = Annotated[
     str,
     typer.Option(
         metavar="NAMES",
-        help="Let the planner choose one of these in place of the given optimizer, such as adamw8bit,galore:rank=1024. They train "
-        "otherwise; what is known of their quality is said.",
+        help="Let the planner choose one of these in place of the given optimizer, such as adamw8bit,galore:rank=1024, or of these between "
+        "replicas: 8-bit-gradients, 1-bit-adam, co2, diloco, streaming-diloco, islands. They train otherwise; what is known of their quality "
+        "is said.",
     ),
 ]
 StackOption = Annotated[

@@ -44,6 +44,7 @@ class EndWork:
             backward=backward,
             weight_gradient=backward,
             parameters=parameters,
+            whole=self.frame.whole_parameters(self.frame.model.embedding_parameters()),
             kept=kept,
             working=self.frame.element_bytes * parameters * trained,
             trained=trained,
@@ -90,6 +91,7 @@ class EndWork:
             + summing,
             weight_gradient=chunks * linear.weight_gradient_seconds(matmuls) + summing,
             parameters=parameters,
+            whole=self.frame.whole_parameters(self.frame.model.head_parameters()) * apart,
             kept=kept_logits
             + np.where(over, 0.0, capped)
             + self._norm_constant_bytes
@@ -117,6 +119,7 @@ class EndWork:
             backward=2 * self._norm_seconds(backward=True) + linear.backward_seconds(matmuls),
             weight_gradient=linear.weight_gradient_seconds(matmuls),
             parameters=np.asarray(2 * hidden * hidden / np.asarray(frame.candidates.tp) + 2 * hidden),
+            whole=2 * hidden,
             kept=frame.tokens * 2 * (self._norm_bytes / frame.sequence_split + element * hidden * trained),
             working=np.zeros_like(given),
             trained=trained,
@@ -201,13 +204,14 @@ class EndWork:
         backward: Array,
         weight_gradient: Array,
         parameters: Array,
+        whole: Number,
         kept: Array,
         working: Array,
         trained: bool,
         exchanges: tuple[Array, Array],
         summed: SummedGradients | None = None,
     ) -> RowWork:
-        """`trained`: the parameters are; otherwise they lie in the compute format. `exchanges`: seconds over tp, in a forward and
+        """`whole`: those of the parameters that every tp rank holds whole. `trained`: the parameters are; otherwise they lie in the compute format. `exchanges`: seconds over tp, in a forward and
         a backward; `summed`: and of gradients."""
         nothing = by_policy(none=np.zeros_like(kept), selective=np.zeros_like(kept), full=np.zeros_like(kept))
         tensor, back = exchanges
@@ -231,6 +235,7 @@ class EndWork:
             activation_bytes_by_policy=by_policy(none=kept, selective=kept, full=kept),
             working_bytes_by_policy=by_policy(none=working, selective=working, full=working),
             parameters=parameters * trained,
+            whole_parameters=whole * trained + zero,
             expert_parameters=zero,
             frozen_bytes=self.frame.element_bytes * parameters * (not trained),
             expert_frozen_bytes=zero,

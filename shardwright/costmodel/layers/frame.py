@@ -119,5 +119,8 @@ class WorkFrame:
     def local_parameters(self, parameters: list[Parameter]) -> Array:
         """Number of elements that one tp rank holds."""
         split = sum(p.elements for p in parameters if p.split)
-        whole = sum(p.elements for p in parameters if not p.split)
-        return split / self.candidates.tp + whole
+        return np.asarray(split / self.candidates.tp + self.whole_parameters(parameters))
+
+    def whole_parameters(self, parameters: list[Parameter]) -> float:
+        """Number of elements that every tp rank holds whole."""
+        return float(sum(p.elements for p in parameters if not p.split))

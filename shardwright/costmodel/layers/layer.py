@@ -51,6 +51,7 @@ class _Weights(NamedTuple):
     """(N,) each: the fields of `RowWork` about weights."""
 
     parameters: Array
+    whole_parameters: Array
     expert_parameters: Array
     frozen_bytes: Array
     expert_frozen_bytes: Array
@@ -121,7 +122,8 @@ class LayerWork:
         whole_experts = np.where(spread > 0, 0.0, frame.local_parameters([p for p in weights if p.expert]))
         nothing = np.zeros_like(dense)
         if frame.training.trainable.trains_layer_weights and not self.block.frozen:
-            return _Weights(dense + whole_experts, spread, nothing, nothing)
+            whole = nothing + frame.whole_parameters([p for p in weights if not p.expert])
+            return _Weights(dense + whole_experts, whole, spread, nothing, nothing)
         stored = stored_bytes(frame.training)
         frozen = BaseWeights(frame.training, self._dense_matmuls).frozen_bytes(dense)
         adapters, of_experts = (
@@ -129,6 +131,7 @@ class LayerWork:
         )
         return _Weights(
             parameters=adapters + np.where(spread > 0, 0.0, of_experts),
+            whole_parameters=nothing,
             expert_parameters=np.where(spread > 0, of_experts, 0.0),
             frozen_bytes=frozen + stored * whole_experts,
             expert_frozen_bytes=stored * spread,

@@ -16,7 +16,8 @@ class RowWork:
     `gradient_sum_seconds`: summing over tp the gradients of weights that every rank holds whole, as one microbatch makes them;
     `added_`: as several add up. `uneven` are the standard deviations of passes whose microbatches hold other documents.
     `weight_gradient_seconds` is part of `backward_seconds`. Seconds are those of the device alone. `parameters` counts
-    the trained elements on one tp rank, except experts on the ranks of ep, which are `expert_parameters`. `frozen_bytes` and
+    the trained elements on one tp rank, except experts on the ranks of ep, which are `expert_parameters`. `whole_parameters` are those of `parameters` that
+    every tp rank holds whole, but for adapters. `frozen_bytes` and
     `expert_frozen_bytes` are those of frozen weights, in the format in which they lie.
     """
 
@@ -37,6 +38,7 @@ class RowWork:
     activation_bytes_by_policy: Array
     working_bytes_by_policy: Array
     parameters: Array
+    whole_parameters: Array
     expert_parameters: Array
     frozen_bytes: Array
     expert_frozen_bytes: Array
@@ -46,13 +48,14 @@ class RowWork:
         return replace(
             self,
             parameters=self.parameters + share * of.parameters,
+            whole_parameters=self.whole_parameters + share * of.whole_parameters,
             frozen_bytes=self.frozen_bytes + share * of.frozen_bytes,
         )
 
     def without_parameters(self) -> "RowWork":
         """Return the same work with parameters that another row counts."""
         nothing = np.zeros_like(self.parameters)
-        return replace(self, parameters=nothing, frozen_bytes=nothing)
+        return replace(self, parameters=nothing, whole_parameters=nothing, frozen_bytes=nothing)
 
 
 def together(rows: Sequence[RowWork]) -> RowWork:

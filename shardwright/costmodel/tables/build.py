@@ -26,6 +26,7 @@ from .data_parallel import DataParallel, defers, sharded
 from .distinct_rows import DistinctRows, distinct_rows
 from .memory import message_bytes
 from .straggler import largest_of
+from .synchronisation import Synchronisation
 from .update import Update
 from .whole_matrices import WholeMatrices
 
@@ -140,7 +141,10 @@ class _Builder:
             ),
             first_forward=self._seconds(data_parallel=first.network, host_copy=first.host_copy),
             last_backward=self._seconds(
-                data_parallel=last.network + self._once_a_step_seconds(traffic) + self._matrix_exchanges[0],
+                data_parallel=last.network
+                + self._once_a_step_seconds(traffic)
+                + self._synchronisation(traffic).seconds[..., None]
+                + self._matrix_exchanges[0],
                 host_copy=last.host_copy,
                 tensor_parallel=self._summed_once()[..., None] + self._matrix_exchanges[1],
             ),
@@ -219,6 +223,25 @@ class _Builder:
     def _shard(self, traffic: DataParallel) -> Array:
         """(N, R): elements of this rank's shard."""
         return np.asarray(sum(sharded(self.candidates, traffic.parameters, traffic.expert_parameters)))
+
+    def _synchronisation(self, traffic: DataParallel) -> Synchronisation:
+        """What replicas exchange where they do not reduce every gradient in full."""
+        shards, expert_shards = sharded(self.candidates, traffic.parameters, traffic.expert_parameters)
+        compute = traffic.forward + traffic.backward.min(axis=-1)
+        counts = np.bincount(self.model.class_of_layer, minlength=len(self.model.layer_classes))
+        ends = np.ones(len(self.rows) - len(counts))
+        layers = np.concatenate([counts, ends])
+        return Synchronisation(
+            self.training,
+            self.times,
+            self.candidates,
+            shards,
+            expert_shards,
+            layers,
+            compute,
+            self._stacked("whole_parameters") / self.candidates.shards[:, None],
+            self.exchange,
+        )
 
     def _update(self, traffic: DataParallel) -> Update:
         return Update(self.training, self.times, self.candidates, self._shard(traffic), self._matrices)
@@ -433,6 +456,7 @@ class _Builder:
         element, gradient = precision.parameter_bytes_per_element, precision.gradient_bytes_per_element
         master = shard_gradient = element * shard
         states, matrices = self._update(traffic).state_bytes, self._matrices
+        beside_states = self._synchronisation(traffic).state_bytes
         device_gradient = on_device * shard_gradient
         # An update reads gradients in the format of its parameters. Gradients in a smaller format are widened for it,
         # into the shard or (Stack) beside it.
@@ -457,7 +481,7 @@ class _Builder:
             gathered=kept_gathered,
             gather_window=np.where(freed | (streams > 0), gathered, 0.0),
             gradients=np.where(late, 0.0, gradients),
-            optimizer_state=on_device * states,
+            optimizer_state=on_device * states + beside_states,
             reduce_buffer=(np.where(reduces | layerwise, gradient, 0.0) + made * precision.activation_bytes_per_element)
             * parameters
             + layerwise * window,

@@ -25,6 +25,8 @@ from shardwright.specs import (
     shard_group,
 )
 
+RanksOf = Callable[[Candidates, NodeGroup], RankGroup]
+
 
 @dataclass(frozen=True)
 class DataParallel:
@@ -248,14 +250,15 @@ class DataParallel:
     def _replica_seconds(self) -> Array:
         shards, expert_shards = sharded(self.candidates, self.parameters, self.expert_parameters)
         seconds = self._over_replicas(shards, replicate_group)
+        exact = ~self.candidates.approximates[:, None]  # else synchronisation.py has what replicas exchange
         if not self._trains_everywhere:
             seconds = np.where(shards > 0, seconds, 0.0)
         if self.expert_parameters.any():
             theirs = self._over_replicas(expert_shards, expert_replicate_group)
             seconds = seconds + np.where(self.expert_parameters > 0, theirs, 0.0)
-        return seconds
+        return np.asarray(np.where(exact, seconds, 0.0))
 
-    def _over_replicas(self, elements: Array, ranks_of: Callable[[Candidates, NodeGroup], RankGroup]) -> Array:
+    def _over_replicas(self, elements: Array, ranks_of: RanksOf) -> Array:
         """Seconds of summing the gradients of so many `elements` (N, R) over the ranks that hold the same."""
         size_bytes = self._gradient_bytes * elements
         if self.exchange is not None:

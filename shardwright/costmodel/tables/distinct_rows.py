@@ -7,7 +7,7 @@ import numpy as np
 from shardwright.base import Array, IntArray, distinct
 from shardwright.costmodel.layers import RowWork, WorkModel
 from shardwright.costmodel.op_times import OpTimes
-from shardwright.specs import Candidates, TrainingSpec
+from shardwright.specs import SYNC_COLUMNS, Candidates, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 
@@ -52,6 +52,7 @@ def distinct_rows(
         offload_gradients=0 * one,
         offload_parameters=0 * one,
         offload_nvme=0 * one,
+        **dict.fromkeys(SYNC_COLUMNS, 0 * one),
     )
     kinds = distinct(list(vars(alike).values()))
     return DistinctRows(WorkModel(model, training, times, alike[kinds.first]).rows(mtp_apart=mtp_apart), kinds.of_row)

@@ -1,6 +1,6 @@
 """A dry run: steps of one rank of each kind, traced and brought to the plan's number of microbatches, beside what is charged."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -131,12 +131,15 @@ def _with_microbatches(plan_file: PlanFile, microbatches: int) -> PlanFile:
 
 
 def _totals(step: Step) -> _Totals:
-    calls: Counter[_Kind] = Counter()
-    sizes: Counter[_Kind] = Counter()
+    calls, sizes = defaultdict[_Kind, float](float), defaultdict[_Kind, float](float)
     for (collective, in_loss), count in step.collectives.items():
         kind = _kind(collective, in_loss)
         calls[kind] += count
         sizes[kind] += count * collective.size_bytes
+    for (collective, in_loss), count in step.exchanged.items():
+        kind = _kind(collective, in_loss)
+        calls[kind] += count / step.inner_steps
+        sizes[kind] += count * collective.size_bytes / step.inner_steps
     return _Totals(calls, sizes, step.flops, step.activation_bytes)
 
 

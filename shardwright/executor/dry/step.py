@@ -27,9 +27,12 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Step:
-    """What a rank did in one step. `collectives`: calls, and whether they are part of the loss."""
+    """What a rank did in one step. `collectives`: calls, and whether they are part of the loss. `exchanged`: calls of replicas that agree
+    approximately, of one exchange of the whole model in `inner_steps` steps."""
 
     collectives: Counter[tuple[Collective, bool]]
+    exchanged: Counter[tuple[Collective, bool]]
+    inner_steps: int
     flops: int
     activation_bytes: int
 
@@ -54,7 +57,12 @@ def trace_step(plan_file: PlanFile, rank: int) -> Step:
         engine.clip_gradients(1.0)
         _exchange_matrices(engine, training.method)
         activation_bytes = saved.of_activations(engine.model_parts)
-    return Step(tracing.collectives, tracing.flops, activation_bytes)
+        collectives, flops = Counter(tracing.collectives), tracing.flops
+        tracing.forget()
+        if engine.agreement is not None:
+            engine.agreement.exchange_once()
+        exchanged = Counter(tracing.collectives)
+    return Step(collectives, exchanged, plan.sync.inner_steps or 1, flops, activation_bytes)
 
 
 def _exchange_matrices(engine: Engine, method: Optimizer) -> None:

@@ -34,13 +34,14 @@ class ExportOptions(Spec):
     """What is exported of a run, and how.
 
     to: the folder to write; new or empty. dtype: of the parameters. step: of the checkpoint; None: the newest. max_shard_size: of one
-    file, as 5GB or 500MB (decimal); so much is in memory at once.
+    file, as 5GB or 500MB (decimal); so much is in memory at once. merge: the mean of replicas that hold weights of their own.
     """
 
     to: Path
     dtype: ExportType = "fp32"
     step: NonNegativeInt | None = None
     max_shard_size: str = "5GB"
+    merge: bool = False
 
 
 def export_weights(run: Path, options: ExportOptions, *, progress: Callable[[str], None] = print) -> Path:
@@ -60,7 +61,9 @@ def export_weights(run: Path, options: ExportOptions, *, progress: Callable[[str
     plan_file = folder.read_plan()
     checkpoint = pick_checkpoint(folder.checkpoints, options.step)
     skeleton = read_skeleton(plan_file)
-    weights, sources = checkpoint_weights(checkpoint, folder, plan_file, skeleton, _DTYPES[options.dtype])
+    weights, sources, replicas = checkpoint_weights(
+        checkpoint, folder, plan_file, skeleton, _DTYPES[options.dtype], merge=options.merge
+    )
     split = _split(weights, options.max_shard_size)
     with whole_folder(options.to) as partial:
         for file, names in split.filename_to_tensors.items():
@@ -77,9 +80,15 @@ def export_weights(run: Path, options: ExportOptions, *, progress: Callable[[str
         for beside in folder.beside_weights():
             copy = shutil.copytree if beside.is_dir() else shutil.copyfile
             copy(beside, partial / beside.name)
-    progress(
-        f"{options.to}: {plan_file.model_name} after step {int(checkpoint.name.removeprefix('step-'))}, in {options.dtype}"
+    of = (
+        ""
+        if replicas == 1
+        else f", the mean of {replicas} replicas"
+        if options.merge
+        else f", of the first of {replicas} replicas"
     )
+    step = int(checkpoint.name.removeprefix("step-"))
+    progress(f"{options.to}: {plan_file.model_name} after step {step}, in {options.dtype}{of}")
     return options.to
 
 

@@ -16,16 +16,29 @@ def gradient_norm(
     `gradients`: this rank's parameters, each with its own part of the gradient, wherever that is; None: it has none. Each rank adds the squares of its shards, divided by the number of ranks that hold the same shard. The sum over all
     ranks then counts every element once.
     """
+    return gradient_norms(gradients, ranks_per_stage=ranks_per_stage, device=device)[0]
+
+
+def gradient_norms(
+    gradients: Iterable[tuple[nn.Parameter, Tensor | None]],
+    *,
+    ranks_per_stage: int,
+    device: torch.device,
+    replica: int = 0,
+    replicas: int = 1,
+) -> list[float]:
+    """Return the norm of each of `replicas` whose gradients differ. This rank is of the one numbered `replica`, whose stages have
+    `ranks_per_stage` ranks each."""
     by_shards: dict[int, list[Tensor]] = {}
     for parameter, gradient in gradients:
         if gradient is not None:
             by_shards.setdefault(_shards(parameter), []).append(gradient)
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.zeros(replicas, dtype=torch.float64, device=device)
     for shards, own in by_shards.items():
         copies = ranks_per_stage / shards
-        total += torch.nn.utils.get_total_norm(own).to(device).double().square() / copies
+        total[replica] += torch.nn.utils.get_total_norm(own).to(device).double().square() / copies
     dist.all_reduce(total)
-    return float(total.sqrt())
+    return [float(norm) for norm in total.sqrt()]
 
 
 def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:

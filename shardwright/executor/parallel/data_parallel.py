@@ -24,7 +24,7 @@ what the host holds of each element. With less, what stays on the device is more
 
 
 class DataParallel:
-    """The sharding of a run's modules over (dp_replicate, dp_shard).
+    """The sharding of a run's modules over (dp_replicate, dp_shard), or over dp_shard alone where replicas agree only approximately.
 
     Every module is wrapped, also on a single data-parallel rank. The same code then casts parameters to the compute
     precision. It also sums over tp the gradients of parameters that every tp rank holds.
@@ -33,8 +33,8 @@ class DataParallel:
     def __init__(
         self, plan: Plan, precision: Precision, mesh: DeviceMesh, expert_mesh: DeviceMesh | None = None
     ) -> None:
-        self.mesh = _data_axes(mesh)
-        self.expert_mesh = _data_axes(expert_mesh) if expert_mesh else None
+        self.mesh = _data_axes(mesh, plan)
+        self.expert_mesh = _data_axes(expert_mesh, plan) if expert_mesh else None
         self._parks = plan.offload.optimizer_fraction >= _PARKED_SHARE
         compute = COMPUTE_DTYPES[precision.compute]
         self.precision = MixedPrecisionPolicy(
@@ -81,8 +81,10 @@ class DataParallel:
             park(module)
 
 
-def _data_axes(mesh: DeviceMesh) -> DeviceMesh:
-    return mesh["dp_replicate", "dp_shard"] if mesh["dp_replicate"].size() > 1 else mesh["dp_shard"]
+def _data_axes(mesh: DeviceMesh, plan: Plan) -> DeviceMesh:
+    """Return the axes over which FSDP reduces. What approximate replicas do with one another is no part of it (executor/replicas/)."""
+    reduces = mesh["dp_replicate"].size() > 1 and not plan.approximate
+    return mesh["dp_replicate", "dp_shard"] if reduces else mesh["dp_shard"]
 
 
 def _held_whole(module: nn.Module | list[nn.Module], zero_stage: int) -> set[nn.Parameter] | None:

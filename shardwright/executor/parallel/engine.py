@@ -19,11 +19,12 @@ from shardwright.executor.context import see_whole_sequence
 from shardwright.executor.low_precision import Scaling, check_linear_precision
 from shardwright.executor.model import MeshRanks, Skeleton, StageModule, attend_within_documents, read_skeleton
 from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
+from shardwright.executor.replicas import Agreement, agreement
 from shardwright.executor.routers import RouterLoss, router_spec
 from shardwright.specs import Plan
 
 from .accumulation import Accumulation
-from .clipping import gradient_norm, local_gradient, scale_gradients
+from .clipping import gradient_norm, gradient_norms, local_gradient, scale_gradients
 from .data_parallel import DataParallel, GradientSync
 from .forward_only import ForwardOnly
 from .loss import IGNORED_LABEL, LossFunction, TokenLoss
@@ -46,7 +47,8 @@ class Engine:
     `model_parts` are this rank's stages in order. Their parameters are named as in the whole Hugging Face model. Rank
     `dp_rank` of `dp_size` reads its own `micro_batch * microbatches` sequences of each global batch. `tied_names` maps
     the name of a copied weight to the name of its original. With tied embeddings in a pipeline the last stage holds
-    such a copy. `offload` holds what left the device, if anything did. `loss_scale` multiplies the loss of the next step; None unless
+    such a copy. `offload` holds what left the device, if anything did. `agreement` is between
+    replicas that do not reduce every gradient in full; None where they do. `loss_scale` multiplies the loss of the next step; None unless
     the plan computes in fp16.
     """
 
@@ -90,6 +92,9 @@ class Engine:
         self.offload = _offload(builder, stages, folder=offload_folder, streams=offload_streams, late=copy)
         for sync in syncs.values():
             sync.engine = self.offload
+        self.agreement: Agreement | None = None
+        if plan.approximate:
+            self.agreement = agreement(plan, tuple(stages.values()), _replica_group(mesh), builder.device)
 
     def forward_backward(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
         """Accumulate the gradients of the mean loss over the global batch's tokens, times the loss scale, and return that loss.
@@ -157,21 +162,40 @@ class Engine:
         """Take the loss scale out of all gradients, and scale them so that their global L2 norm is at most `max_norm` (None: do not scale).
 
         Returns the norm before the second scaling, over every parameter of the model, with a tied weight counted once. It is equal
-        on all ranks. Where it is not finite, nothing is scaled.
+        on all ranks. Where it is not finite, nothing is scaled. Replicas whose gradients are their own scale them by their own norm, and
+        the largest is returned.
         """
         device = torch.device(self.mesh.device_type)
         ranks_per_stage = self.mesh.size() // self._plan.mesh.pp
         own_gradient = local_gradient if self.offload is None else self.offload.gradient_of
         gradients = ((parameter, own_gradient(parameter)) for parameter in self._counted)
-        norm = gradient_norm(gradients, ranks_per_stage=ranks_per_stage, device=device) / self._loss_factor
+        if self.agreement is None:
+            norm = largest = (
+                gradient_norm(gradients, ranks_per_stage=ranks_per_stage, device=device) / self._loss_factor
+            )
+        else:
+            replicas, replica = self._plan.mesh.dp_replicate, self.replica
+            of_all = gradient_norms(
+                gradients,
+                ranks_per_stage=ranks_per_stage // replicas,
+                device=device,
+                replica=replica,
+                replicas=replicas,
+            )
+            norm, largest = of_all[replica] / self._loss_factor, max(map(_size, of_all)) / self._loss_factor
         factor = 1.0 / self._loss_factor
         if max_norm is not None and max_norm < norm:
             factor *= max_norm / (norm + 1e-6)
-        if factor != 1.0 and norm < torch.inf:
+        if factor != 1.0 and largest < torch.inf:
             scale_gradients([parameter for part in self.model_parts for parameter in part.parameters()], factor)
             if self.offload is not None:
                 self.offload.scale_gradients(factor)
-        return norm
+        return largest
+
+    @property
+    def replica(self) -> int:
+        """The number of this rank's replica along dp_replicate."""
+        return self.mesh.get_local_rank("dp_replicate")
 
     def accepts(self, norm: float) -> bool:
         """Return whether the gradients, whose norm `clip_gradients` returned, are to be applied, and set the loss scale of the next step.
@@ -190,6 +214,11 @@ class Engine:
             part.zero_grad(set_to_none=True)
         if self.offload is not None:
             self.offload.end_step()
+
+
+def _size(norm: float) -> float:
+    """A norm, or infinity in place of one that is no number."""
+    return math.inf if math.isnan(norm) else norm
 
 
 def build_engine(
@@ -297,6 +326,15 @@ def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     replicas = degrees.dp_replicate if plan.zero_stage else degrees.same_experts
     shape = (degrees.pp, replicas, degrees.same_experts // replicas, degrees.ep, degrees.expert_tp)
     return _laid_out(plan, device, shape, (*MESH_AXES[:-1], "ep", "etp"))
+
+
+def _replica_group(mesh: DeviceMesh) -> dist.ProcessGroup:
+    """Return a process group of the ranks with this rank's part in every replica, which nothing else uses: its exchanges may run beside
+    the steps. That of the mesh is the default group where the axis spans all ranks."""
+    lines = mesh.mesh.movedim(MESH_AXES.index("dp_replicate"), -1).flatten(0, -2)
+    own: list[int] = next(line for line in lines.tolist() if dist.get_rank() in line)
+    group: dist.ProcessGroup = dist.new_group(own, use_local_synchronization=True, group_desc="mesh_dp_replicate")
+    return group
 
 
 def _laid_out(plan: Plan, device: torch.device, shape: tuple[int, ...], axes: tuple[str, ...]) -> DeviceMesh:

@@ -26,6 +26,7 @@ _COLLECTIVES = frozenset(
         "all_gather_coalesced",
         "all_gather_into_tensor",
         "all_gather_object",
+        "all_gather_single",
         "all_reduce",
         "all_to_all",
         "all_to_all_single",

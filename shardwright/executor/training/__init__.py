@@ -1,17 +1,26 @@
 """The training loop of one rank with its optimizer, checkpoints, the run's folder and the measurement."""
 
-from .checkpoint import MODEL_PREFIX, Trainee, load_checkpoint, save_checkpoint
+from .checkpoint import MODEL_PREFIX, REPLICA_PREFIX, Trainee, load_checkpoint, save_checkpoint
 from .frozen_start import adapter_start, frozen_content, frozen_from
-from .manifest import Manifest, complete_checkpoints, damaged_file, newest_checkpoint, read_manifest, sync
+from .manifest import (
+    Manifest,
+    complete_checkpoints,
+    damaged_file,
+    newest_checkpoint,
+    plan_digest,
+    read_manifest,
+    sync,
+)
 from .meter import MemoryMeter
 from .optimizer import HostedOptimizer, host_optimizer
-from .run_folder import LAUNCHER, RunFolder, RunIdentity, plan_digest
+from .run_folder import LAUNCHER, RunFolder, RunIdentity
 from .saver import Saver
 from .trainer import Trainer
 
 __all__ = [
     "LAUNCHER",
     "MODEL_PREFIX",
+    "REPLICA_PREFIX",
     "HostedOptimizer",
     "Manifest",
     "MemoryMeter",

@@ -28,13 +28,15 @@ from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor.adapters import is_adapter
 from shardwright.executor.offload import Contents
+from shardwright.executor.replicas import Agreement
 from shardwright.executor.weights import Pretrained, StoredReader
 
-from .manifest import MANIFEST, Manifest, checksum, complete_checkpoints, damaged_file, read_manifest, sync
+from .manifest import MANIFEST, Manifest, checksum, complete_checkpoints, damaged_file, plan_digest, read_manifest, sync
 from .optimizer import HostedOptimizer
 
 FILE_BYTES = 2**30
 MODEL_PREFIX = "model."
+REPLICA_PREFIX, _AGREEMENT_PREFIX = "replica-", "replicas."
 
 
 class DamagedError(SpecError):
@@ -47,12 +49,18 @@ class Trainee(NamedTuple):
     `tied` maps the name of a tied parameter to the name under which it is saved. Under pipeline parallelism the first
     and the last stage have a copy each. `leaves_frozen`: weights that the training freezes are not saved. Those that their class never
     trains, such as the bias of ERNIE's router, are.
+
+    `agreement`: what replicas exchange in place of gradients in full, for which this rank is of the one numbered `replica`. Its state is
+    `replicas.NAME`. Where replicas hold weights of their own, those of all but the first are `replica-N.model.NAME`, and so is their
+    optimizer state.
     """
 
     parts: Sequence[nn.Module]
     optimizer: HostedOptimizer
     tied: Mapping[str, str]
     leaves_frozen: bool = False
+    agreement: Agreement | None = None
+    replica: int = 0
 
 
 def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep: int) -> Path:
@@ -64,7 +72,7 @@ def save_checkpoint(folder: Path, trainee: Trainee, manifest: Manifest, *, keep:
     Raises:
         RunFailedError: the checkpoint cannot be written, for example on a full disk.
     """
-    return write_checkpoint(folder, tensors_of(trainee), manifest, keep=keep)
+    return write_checkpoint(folder, tensors_of(trainee, step=manifest.step), manifest, keep=keep)
 
 
 def write_checkpoint(
@@ -186,7 +194,9 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
     _check_content(checkpoint, manifest)
     trainee.optimizer.create_state()
     contents = _contents(trainee)
-    wanted = tensors_of(trainee, contents)
+    # of another plan only what all plans have is taken: the weights and the optimizer of the first replica
+    alike = manifest.plan_digest == plan_digest(plan_file)
+    wanted = tensors_of(trainee, contents, step=manifest.step if alike else None)
     reader = HuggingFaceStorageReader(str(checkpoint))
     try:
         metadata = reader.read_metadata()
@@ -198,7 +208,7 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         raise SpecError(f"{checkpoint}: is damaged ({detail}); give another checkpoint") from None
     for name in _buffers_of_all(trainee) - metadata.state_dict_metadata.keys():
         wanted.pop(name, None)  # checkpoints of earlier versions have none: they stay as the model's rule made them
-    _check_tensors(metadata, wanted, checkpoint)
+    _check_tensors(metadata, wanted, checkpoint, with_replicas=alike)
     try:
         load(wanted, storage_reader=reader)
     except CheckpointException as error:
@@ -206,6 +216,8 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
     if contents is not None:
         contents.write_back()
     trainee.optimizer.loaded()
+    if trainee.agreement is not None and not alike:
+        trainee.agreement.restart()
     return manifest
 
 
@@ -259,9 +271,11 @@ def _contents(trainee: Trainee) -> Contents | None:
     return None if offload is None else Contents(offload, trainee.optimizer.device_state)
 
 
-def tensors_of(trainee: Trainee, contents: Contents | None = None, *, frozen: bool = False) -> dict[str, torch.Tensor]:
+def tensors_of(
+    trainee: Trainee, contents: Contents | None = None, *, frozen: bool = False, step: int | None = None
+) -> dict[str, torch.Tensor]:
     """Return this rank's trained parameters (with `frozen` the others too) and persistent buffers as `model.NAME`, and optimizer state as
-    `optimizer.NAME.KIND`."""
+    `optimizer.NAME.KIND`. After a `step`, with what replicas hold apart and what they exchange (`Trainee`)."""
     contents = contents or _contents(trainee)
     state = trainee.optimizer.device_state
     tensors: dict[str, torch.Tensor] = {}
@@ -275,7 +289,12 @@ def tensors_of(trainee: Trainee, contents: Contents | None = None, *, frozen: bo
         for kind, value in held.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{name}.{kind}" if kind else f"{MODEL_PREFIX}{name}"] = value
-    return tensors | _buffers(trainee)
+    tensors |= _buffers(trainee)
+    if trainee.agreement is None or step is None:
+        return tensors
+    if trainee.agreement.apart and trainee.replica:
+        tensors = {f"{REPLICA_PREFIX}{trainee.replica}.{name}": tensor for name, tensor in tensors.items()}
+    return tensors | {f"{_AGREEMENT_PREFIX}{name}": of for name, of in trainee.agreement.state(step).items()}
 
 
 def _buffers(trainee: Trainee) -> dict[str, torch.Tensor]:
@@ -330,7 +349,9 @@ def _check_coverage(metadata: Metadata, checkpoint: Path) -> None:
             )
 
 
-def _check_tensors(metadata: Metadata, wanted: dict[str, torch.Tensor], checkpoint: Path) -> None:
+def _check_tensors(
+    metadata: Metadata, wanted: dict[str, torch.Tensor], checkpoint: Path, *, with_replicas: bool
+) -> None:
     """Compare with all ranks' tensors, so that every rank finds the same mistake and raises."""
     everyone: list[dict[str, tuple[int, ...]]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, {name: tuple(tensor.shape) for name, tensor in wanted.items()})
@@ -339,6 +360,7 @@ def _check_tensors(metadata: Metadata, wanted: dict[str, torch.Tensor], checkpoi
         name: tuple(tensor.size)
         for name, tensor in metadata.state_dict_metadata.items()
         if isinstance(tensor, TensorStorageMetadata)
+        and (with_replicas or not name.startswith((REPLICA_PREFIX, _AGREEMENT_PREFIX)))
     }
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):

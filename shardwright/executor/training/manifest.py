@@ -4,6 +4,7 @@ CRC-32 finds every error of one bit and every burst of up to 32 bits (Peterson a
 It guards against damage, not against an attacker.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -66,6 +67,14 @@ class Manifest(Spec):
         added |= {"loss_scale"} if self.loss_scale is None else set[str]()
         content = self.model_dump(mode="json", exclude={"own_checksum", *added})
         return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def plan_digest(plan_file: PlanFile) -> str:
+    """Return a digest of a plan's model, training and choices, without its estimate and its cluster."""
+    content = plan_file.model_dump(mode="json", include={"model_config_json", "training", "plan"})
+    if not plan_file.plan.approximate:
+        content["plan"].pop("sync")  # which digests of earlier versions lack
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

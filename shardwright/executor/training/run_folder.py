@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import secrets
@@ -36,12 +35,6 @@ class RunIdentity(Spec):
     seed: int
     weights_digest: str = ""
     adapters: str = ""
-
-
-def plan_digest(plan_file: PlanFile) -> str:
-    """Return a digest of a plan's model, training and choices, without its estimate and its cluster."""
-    content = plan_file.model_dump(mode="json", include={"model_config_json", "training", "plan"})
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Start(NamedTuple):

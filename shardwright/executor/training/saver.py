@@ -43,10 +43,10 @@ class Saver:
         begin = time.perf_counter()
         if self.beside:
             self.finish()
-            copies = self._copied(tensors_of(self._trainee))
+            copies = self._copied(tensors_of(self._trainee, step=manifest.step))
             self._pending = self._writer.submit(self._write, copies, manifest, self._group)
         else:
-            self._writes.append(self._write(tensors_of(self._trainee), manifest, None))
+            self._writes.append(self._write(tensors_of(self._trainee, step=manifest.step), manifest, None))
         self._stalls.append(time.perf_counter() - begin)
 
     @property

@@ -35,11 +35,11 @@ from shardwright.specs import Measurement, StepRecord, read_measurement
 
 from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained
 from .frozen_start import adapter_settings, adapter_start, frozen_from
-from .manifest import Manifest
+from .manifest import Manifest, plan_digest
 from .measuring import measure_offload, read_fingerprint
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import host_optimizer
-from .run_folder import RunFolder, Start, plan_digest
+from .run_folder import RunFolder, Start
 from .saver import Saver
 from .traced_step import TracedStep
 
@@ -93,6 +93,8 @@ class Trainer:
             optimizer,
             self._engine.tied_names,
             leaves_frozen=not plan_file.training.trainable.trains_all,
+            agreement=self._engine.agreement,
+            replica=self._engine.replica,
         )
         self._router_bias: RouterBias | None = None
         if options.router_bias_rate is not None:
@@ -132,6 +134,8 @@ class Trainer:
                 log.close()
         if self._engine.offload is not None:
             self._engine.offload.close()
+        if self._engine.agreement is not None:
+            self._engine.agreement.finish()
         return measurement
 
     def _take_steps(self, start: int) -> Measurement:
@@ -213,6 +217,8 @@ class Trainer:
             if start.checkpoint is None or not self._plan_file.training.trainable.trains_all:
                 self._start_from_weights()  # of which a checkpoint holds those alone that are trained
             if start.checkpoint is None:
+                if self._engine.agreement is not None:
+                    self._engine.agreement.restart()
                 return start.step
             try:
                 manifest = load_checkpoint(start.checkpoint, self._trainee, self._plan_file)
@@ -223,6 +229,10 @@ class Trainer:
             if self._engine.loss_scale is not None and manifest.loss_scale is not None:
                 self._engine.loss_scale = manifest.loss_scale
             self._tell(f"continuing from {start.checkpoint} after step {start.step}")
+            if manifest.plan_digest != plan_digest(self._plan_file) and self._engine.agreement is not None:
+                self._tell(
+                    "the checkpoint is of another plan: every replica starts from its first one, and what they exchange begins anew"
+                )
             return start.step
 
     def _start_from_weights(self) -> None:
@@ -264,11 +274,15 @@ class Trainer:
             with self._part(step, "forward_backward"):
                 loss = float(engine.forward_backward(inputs, labels, places))
             with self._part(step, "optimizer"), record_function("optimizer"):
+                if engine.agreement is not None:
+                    engine.agreement.before_clipping(step)
                 scale, norm = engine.loss_scale, engine.clip_gradients(options.clip_norm)
                 taken = engine.accepts(norm)
                 self._need_finite(step, loss, norm)
                 if taken:
-                    self._trainee.optimizer.step()
+                    self._update(step)
+                if engine.agreement is not None:
+                    engine.agreement.after_update(step)
                 if self._router_bias is not None:
                     self._router_bias.step(taken=taken)
                 engine.zero_gradients()
@@ -281,6 +295,13 @@ class Trainer:
             loss_scale=scale and scale.value,
             skipped=not taken,
         )
+
+    def _update(self, step: int) -> None:
+        optimizer, agreement = self._trainee.optimizer, self._engine.agreement
+        if agreement is None:
+            optimizer.step()
+        else:
+            agreement.update(step, optimizer.on_device, optimizer.step)
 
     def _traced_step(self, start: int) -> Callable[[int], contextlib.AbstractContextManager[None]]:
         """What goes around each step: nothing, or a recorder of the first step that the timings count."""

@@ -2,13 +2,14 @@
 
 from .conversion import checkpoint_tensors
 from .folder import INDEX, TensorFile, read_weights_folder
-from .nodes import Node, Pieces, Region
+from .nodes import Mean, Node, Pieces, Region
 from .pretrained import Pretrained, read_pretrained
 from .reader import StoredReader
 from .stored import StoredTensor, elements
 
 __all__ = [
     "INDEX",
+    "Mean",
     "Node",
     "Pieces",
     "Pretrained",

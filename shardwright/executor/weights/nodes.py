@@ -84,6 +84,19 @@ class Pieces(Node):
         return found
 
 
+class Mean(Node):
+    """The mean of tensors of one shape, in their own type."""
+
+    def __init__(self, sources: Sequence[Node]) -> None:
+        self.shape, self.dtype, self._sources = sources[0].shape, sources[0].dtype, tuple(sources)
+
+    def read(self, region: Region) -> Tensor:
+        total = self._sources[0].read(region).double()
+        for source in self._sources[1:]:
+            total += source.read(region)
+        return (total / len(self._sources)).to(self.dtype)
+
+
 class Narrowed(Node):
     """Elements `start` to `start + length` of a dimension."""
 

@@ -139,7 +139,7 @@ def what_would_fit(
             limits = " and ".join(str(limit) for limit in fixed.within if limit.choice == choice)
             yield Change(f"no limit to {limits}", cluster, training, wider)
     for name, value in fixed:
-        if name == "within":
+        if name in ("within", "approximate"):
             continue
         freed = kept_by(fixed.but(**{"stages": None, name: None}), training)  # stages contain these choices too
         if value is not None and fits(model, cluster, training, freed, times):

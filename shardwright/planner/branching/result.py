@@ -53,6 +53,7 @@ class SearchResult:
         fixed: the choices that the search had to keep.
         fastest: the fastest plan found, where a simpler one was chosen.
         trade_offs: plans that are faster, simpler or leave more memory free (branching/trade_offs.py).
+        exact: the best plan with an exact reduction of gradients, where the plan approximates it.
         runners_up: the best plans of the other meshes with the lowest bounds, with one stage on each rank and whole backwards,
             fastest first.
     """
@@ -71,6 +72,7 @@ class SearchResult:
     fastest: RunnerUp | None = None
     trade_offs: tuple[TradeOff, ...] = ()
     as_given: tuple[AsGiven, ...] = ()
+    exact: RunnerUp | None = None
 
     def __repr__(self) -> str:
         return f"<SearchResult {self.plan.mesh}: {self.estimate.words}; gap {units.share(self.gap)}>"

@@ -1,6 +1,6 @@
 """The simplest of the plans whose steps the prediction cannot tell apart.
 
-Simpler is, in this order: fewer axes besides data parallelism, where each kind of state off the device counts as two, and ep, which
+Simpler is, in this order: an exact reduction of gradients; fewer axes besides data parallelism, where each kind of state off the device counts as two, and ep, which
 spreads experts over ranks that are there, as none; less off the device; no pipeline, then one stage on each rank, then interleaved stages, fewer on a rank before more, then a schedule that
 splits the backward; embedding and head on one rank each; the training spec as given, where the planner may change it, and the
 usual order of the axes; nothing recomputed. Of equally simple plans the fastest counts.
@@ -83,6 +83,9 @@ def _kinds(space: Space) -> IntArray:
     stages = np.where(space.column("pp") > 1, space.stages_per_rank, 0)
     pipeline = np.where(space.splits, _SPLITS, np.minimum(stages, _SPLITS - 1))
     offloads = sum((space.column(name) > 0).astype(np.int64) for name in _OFFLOADS)
+    if space.fixed.approximate:  # which costs quality: more than any axis
+        most = len(_AXES) + 2 + _AXES_OF_AN_OFFLOAD * len(_OFFLOADS)
+        axes = axes + most * space.base.approximates[space.base_index]
     placed = (axes + _AXES_OF_AN_OFFLOAD * offloads) * (len(_OFFLOADS) + 1) + offloads
     return np.asarray((placed * (_SPLITS + 1) + pipeline) * 2 + space.spread)
 

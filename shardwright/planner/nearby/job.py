@@ -1,15 +1,16 @@
 """The search for a job as a user gives it, with what is near: fewer devices, and other batches."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from shardwright.base import SpecError, units
-from shardwright.planner import TOLERANCE, search
-from shardwright.planner.branching import SearchResult
+from shardwright.base import InfeasibleError, SpecError, units
+from shardwright.costmodel import estimate_plan
+from shardwright.planner import OF_OTHER_AXES, TOLERANCE, search
+from shardwright.planner.branching import RunnerUp, SearchResult
 from shardwright.planner.mixed import ACROSS, Across, search_mixed
 from shardwright.planner.space import Fixed, OpenChoices, check_fixed, check_runs, kept_by, training_variants
-from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs import ClusterSpec, Sync, TrainingSpec, named_approximation, quality_of
 from shardwright.specs.model import ModelSpec
 
 from .fewer_devices import faster_on_fewer, largest_that_fits
@@ -26,6 +27,73 @@ class FoundJob:
 
 
 def search_job(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, *, fixed: Fixed | None = None, **options: Any
+) -> FoundJob:
+    """Search for the best plan on all devices, and look at fewer devices and other batches. `options` are those of `search`.
+
+    On a mixed cluster the plan may leave whole groups idle, if that is faster, and no other batch is looked at (planner/mixed/);
+    `across` says what may reach over groups there.
+    With `allow_fewer_devices` the plan is for the part of the cluster that is fastest, by more than 2%, or for the largest part
+    on which a plan was found where nothing divides over all devices. Otherwise a note names the faster part.
+    Where the plan approximates the reduction of gradients, the best exact plan is searched too. It is taken instead unless
+    the approximation saves more than what counts as none between plans with other axes.
+
+    Raises:
+        SpecError: as `search`; the message offers a number of devices and batches with which a plan was found.
+        InfeasibleError: as `search`.
+    """
+    found = _search_job(model, cluster, training, fixed=fixed, **options)
+    if not found.result.plan.approximate:
+        return found
+    found = replace(found, result=_least_approximate(found, model, options.get("tolerance", 0.0)))
+    same = (fixed or Fixed()).but(approximate=(), sync=Sync())
+    try:
+        exact = _search_job(model, cluster, training, fixed=same, **options)
+    except (SpecError, InfeasibleError):
+        return replace(found, notes=(*found.notes, _approximate(found.result)))
+    counts_as_none = 1 + options.get("tolerance", 0.0) * OF_OTHER_AXES
+    seconds = (exact.result.fastest or exact.result.estimate).step_seconds
+    if (fixed or Fixed()).sync is None and seconds <= counts_as_none * found.result.estimate.step_seconds:
+        return exact
+    result = replace(found.result, exact=RunnerUp(exact.result.plan, seconds))
+    return replace(found, result=result, notes=(*found.notes, _approximate(result)))
+
+
+def _least_approximate(found: FoundJob, model: ModelSpec, tolerance: float) -> SearchResult:
+    """Return the result with the approximation that differs least from an exact reduction, of those under the same name, with which
+    its plan takes at most `tolerance` longer: the fewest inner steps that hide an exchange. All under one name need the same memory."""
+    result, chosen = found.result, found.result.plan.sync
+    model = model.trained_as(result.training.trainable)
+    alike = next(
+        (
+            named_approximation(name).syncs
+            for name in result.fixed.approximate
+            if chosen in named_approximation(name).syncs
+        ),
+        (),
+    )
+    for sync in alike[: alike.index(chosen)] if alike else ():
+        plan = result.plan.model_copy(update={"sync": sync})
+        estimate = estimate_plan(model, found.cluster, result.training, plan)
+        if estimate.step_seconds <= (1 + tolerance) * result.estimate.step_seconds:
+            return replace(result, plan=plan, estimate=estimate)
+    return result
+
+
+def _approximate(result: SearchResult) -> str:
+    """What an approximation gains, and what is known of its quality."""
+    seconds = result.estimate.step_seconds
+    if result.exact is None:
+        gain = "No plan with an exact reduction was found"
+    else:
+        longer = result.exact.step_seconds / seconds - 1
+        gain = f"With an exact reduction the best plan takes {units.seconds(result.exact.step_seconds)} a step, {longer:.1%} more"
+    return (
+        f"The plan changes gradients on purpose: {result.plan.sync}. {gain}. Quality: {quality_of(result.plan.sync)}."
+    )
+
+
+def _search_job(
     model: ModelSpec,
     cluster: ClusterSpec,
     training: TrainingSpec,
@@ -35,17 +103,6 @@ def search_job(
     across: Collection[Across] = ACROSS,
     **options: Any,
 ) -> FoundJob:
-    """Search for the best plan on all devices, and look at fewer devices and other batches. `options` are those of `search`.
-
-    On a mixed cluster the plan may leave whole groups idle, if that is faster, and no other batch is looked at (planner/mixed/);
-    `across` says what may reach over groups there.
-    With `allow_fewer_devices` the plan is for the part of the cluster that is fastest, by more than 2%, or for the largest part
-    on which a plan was found where nothing divides over all devices. Otherwise a note names the faster part.
-
-    Raises:
-        SpecError: as `search`; the message offers a number of devices and batches with which a plan was found.
-        InfeasibleError: as `search`.
-    """
     if cluster.is_mixed:
         return FoundJob(*search_mixed(model, cluster, training, fixed=fixed, across=across, **options))
     fixed = kept_by(fixed or Fixed(), training)

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from shardwright.base import SpecError, listed, nearest
-from shardwright.specs import CHOICES
+from shardwright.specs import APPROXIMATIONS, CHOICES, read_sync
 
 from .fixed import Fixed
 from .limits import LIMITED, SHARES, Limit, have_common_value, read_number
@@ -77,11 +77,23 @@ def asked(options: Mapping[str, Any], *, fix: Iterable[str] = (), forbid: Iterab
     _check_together(wishes)
     fixed = {wish.limit.choice: wish.value for wish in wishes if wish.value is not None}
     limits = tuple(dict.fromkeys(wish.limit for wish in wishes if wish.value is None))
-    return Fixed.parse(flags | fixed | {"within": limits}, source="options")
+    return Fixed.parse(flags | fixed | _agreement(options) | {"within": limits}, source="options")
+
+
+def _agreement(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How replicas may agree: `sync` fixes it, `allow_approximate` names what may stand beside an exact reduction."""
+    sync, allowed = options.get("sync"), str(options.get("allow_approximate") or "")
+    named = [name.strip() for name in allowed.split(",") if name.strip() in APPROXIMATIONS]  # the others are optimizers
+    if sync is not None and named:
+        raise SpecError(
+            f"--sync fixes how replicas agree, and --allow-approximate {','.join(named)} leaves it to the planner; leave out one of them"
+        )
+    found: dict[str, Any] = {"approximate": named} if named else {}
+    return found | ({} if sync is None else {"sync": read_sync(sync) if isinstance(sync, str) else sync})
 
 
 def _options(options: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
-    given = {choice.name: options.get(choice.name) for choice in CHOICES}
+    given = {choice.name: options.get(choice.name) for choice in CHOICES if choice.name != "sync"}
     return [(f"--{name.replace('_', '-')} {value}", name, value) for name, value in given.items() if value is not None]
 
 

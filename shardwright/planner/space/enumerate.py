@@ -19,6 +19,8 @@ from shardwright.costmodel import (
     check_sequence,
     check_tensor_parallel,
     check_trainable,
+    loses_errors,
+    why_not_agree,
 )
 from shardwright.specs import (
     COLUMNS,
@@ -28,6 +30,7 @@ from shardwright.specs import (
     PIPELINE_OUTERMOST,
     PLAIN_STRATEGIES,
     POLICIES,
+    SYNC_COLUMNS,
     VOCABULARY,
     Candidates,
     ClusterSpec,
@@ -35,11 +38,13 @@ from shardwright.specs import (
     RecomputePolicy,
     ScheduleName,
     Strategy,
+    Sync,
     TrainingSpec,
     VocabularyParallel,
     has_shape,
     splits_backward,
     strategies_of,
+    sync_columns,
 )
 from shardwright.specs.model import ModelSpec
 
@@ -143,6 +148,11 @@ class Space:
             and not ((splits or several) and self.strategies[index].activation_offload)
         ]
 
+    def sync_of(self, base: Candidates) -> Sync:
+        """How the replicas of one of its candidates agree."""
+        given = {name: float(getattr(base, name)[0]) for name in SYNC_COLUMNS}
+        return next(sync for sync in self.fixed.syncs if sync_columns(sync) == given)
+
     def vocabulary_name(self, entry: int) -> VocabularyParallel:
         return VOCABULARY[int(self.vocabulary_parallel[entry])]
 
@@ -179,6 +189,9 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
         raise SpecError(refusals.no_mesh(model, cluster, training, fixed))
     rows = _rows(meshes, model, cluster, training, fixed)
     if not len(rows):
+        if fixed.sync is not None and fixed.sync.approximate:
+            _enumerated(model, cluster, training, fixed.but(sync=None))  # or its reason
+            raise SpecError(refusals.no_replicas(fixed))
         if any(map(fixed.gives, _OFFLOADS)):
             _enumerated(model, cluster, training, fixed.but(**dict.fromkeys(_OFFLOADS, None)))  # or its reason
             raise SpecError(refusals.no_placement(training, fixed))
@@ -190,9 +203,14 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
             raise SpecError(refusals.no_shared_vocabulary(fixed))
         raise SpecError(refusals.no_schedule(model, cluster, training, meshes, fixed))
     first, base_index = distinct([entries.row, entries.chunks])
-    columns: dict[str, Array] = dict(zip(_COLUMNS, (*rows[entries.row[first]].T, entries.chunks[first]), strict=True))
+    *chosen, sync = rows[entries.row[first]].T
+    columns: dict[str, Array] = dict(zip(_COLUMNS, (*chosen, entries.chunks[first]), strict=True))
     placed = np.array(_placements(cluster, training, fixed), dtype=float)[columns.pop("offload_optimizer")]
-    base = Candidates(**columns, **dict(zip(_OFFLOADS, placed.T, strict=True)))
+    columns |= dict(zip(_OFFLOADS, placed.T, strict=True))
+    if fixed.sync or fixed.approximate:
+        agreed = [sync_columns(one) for one in fixed.syncs]
+        columns |= {name: np.array([one[name] for one in agreed])[sync] for name in SYNC_COLUMNS}
+    base = Candidates(**columns)
     split = training.software.runs.split_backward.recompute
     strategies = _strategies(cluster, fixed)
     return Space(base, base_index, entries.schedule, entries.chunks, entries.vocabulary, fixed, split, strategies)
@@ -268,23 +286,32 @@ def _exchanges(
 def _rows(
     meshes: list[Degrees], model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed
 ) -> IntArray:
-    """(R, columns): base candidates without their chunks, with columns in the order of `_COLUMNS`. That of the optimizer on the
-    host indexes `_placements`.
+    """(R, columns): base candidates without their chunks, with columns in the order of `_COLUMNS`, and last the index of how replicas
+    agree (`Fixed.syncs`). That of the optimizer on the host indexes `_placements`.
 
     What a mesh leaves open depends on a few of its properties, so meshes share the arrays of it.
     """
     every = _placements(cluster, training, fixed)
 
     @cache
-    def parts(dp: int, cp: int, shards: tuple[bool, bool, bool]) -> IntArray:
+    def parts(dp: int, cp: int, shards: tuple[bool, bool, bool], replicas: bool, splits: bool) -> IntArray:
         sizes = _microbatches(dp, cp, training, fixed)
         found = [
-            (zero, *size, index)
+            (zero, *size, index, agreed)
             for zero, size in product(_zero_stages(*shards, training, fixed), sizes)
             for index, placement in enumerate(every)
             if _can_be_placed(placement, zero, size[1], training, alone=shards[-1])
+            for agreed, sync in enumerate(fixed.syncs)
+            if not sync.approximate
+            or (
+                replicas
+                and (zero or not splits)
+                and not placement.optimizer
+                and not why_not_agree(sync, training)
+                and not loses_errors(sync, training)
+            )
         ]
-        return np.array(found, dtype=np.int64).reshape(-1, 4)
+        return np.array(found, dtype=np.int64).reshape(-1, 5)
 
     @cache
     def exchanges(tp: int, cp: int, sends: bool) -> list[tuple[int, int, int]]:
@@ -293,18 +320,27 @@ def _rows(
     outer, inner = [], []
     for mesh in meshes:
         shards = (mesh.dp_shard == 1, mesh.shard_ranks > 1, mesh.data_ranks == 1)
-        of_mesh = parts(mesh.dp, mesh.cp, shards)
+        of_mesh = parts(mesh.dp, mesh.cp, shards, mesh.dp_replicate > 1, mesh.cp * mesh.ep > 1)
         for exchange in exchanges(mesh.tp, mesh.cp, mesh.ep > 1):
             outer.append((*mesh, *exchange))
             inner.append(of_mesh)
     if not outer:
-        return np.zeros((0, len(_COLUMNS) - 1), dtype=np.int64)
+        return np.zeros((0, len(_COLUMNS)), dtype=np.int64)
     each = np.repeat(np.array(outer), [len(of_mesh) for of_mesh in inner], axis=0)
-    zero, micro_batch, microbatches, offload = np.concatenate(inner).T
+    zero, micro_batch, microbatches, offload, sync = np.concatenate(inner).T
     degrees, tp = each[:, : len(Degrees._fields)], each[:, Degrees._fields.index("tp")]
     order = np.full(len(each), ORDERS.index(fixed.order or PIPELINE_OUTERMOST))
     sequence_parallel = (tp > 1) & (fixed.sequence_parallel is not False)
-    columns = (order, micro_batch, zero, sequence_parallel, offload, *each[:, len(Degrees._fields) :].T, microbatches)
+    columns = (
+        order,
+        micro_batch,
+        zero,
+        sequence_parallel,
+        offload,
+        *each[:, len(Degrees._fields) :].T,
+        microbatches,
+        sync,
+    )
     return np.column_stack([degrees, *columns])
 
 

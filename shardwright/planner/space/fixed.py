@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from shardwright.base import SpecError, listed
 from shardwright.specs import (
@@ -19,11 +19,25 @@ from shardwright.specs import (
     ScheduleName,
     Spec,
     Stage,
+    Sync,
     VocabularyParallel,
     ZeroStage,
+    named_approximation,
 )
 
 from .limits import SHARES, Limit, have_common_value, read_limits
+
+
+def _separate(given: object) -> object:
+    """Read `diloco,co2` too, and count each name once."""
+    named = [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
+    return tuple(dict.fromkeys(named)) if isinstance(named, list | tuple) else given
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        named_approximation(name)
+    return names
 
 
 class Fixed(Spec):
@@ -36,7 +50,7 @@ class Fixed(Spec):
     optimizer on the host, `offload_activations` that of the tokens whose activations go there, in every layer. `even_stages` gives every stage the same number of layers, for frameworks that can't split unevenly; a stack may count embedding and head as a
     layer each there (`Stack.counts_ends`). `sequence_parallel` splits the operators
     outside the tensor-parallel parts along the sequence; left open it follows tensor parallelism. `etp` 0 is what ep leaves
-    of tp. `order` left open is the usual one, and `search` tries others for the best entries. `stages` fix everything in a stage: its layers and their recomputation.
+    of tp. `sync` left open is an exact reduction of gradients, or one of the approximations that `approximate` names. `order` left open is the usual one, and `search` tries others for the best entries. `stages` fix everything in a stage: its layers and their recomputation.
     """
 
     pp: PositiveInt | None = None
@@ -64,7 +78,9 @@ class Fixed(Spec):
     offload_activations: Fraction | None = None
     even_stages: bool | None = None
     stages: tuple[Stage, ...] | None = None
+    sync: Sync | None = None
     within: Annotated[tuple[Limit, ...], BeforeValidator(read_limits)] = ()
+    approximate: Annotated[tuple[str, ...], BeforeValidator(_separate), AfterValidator(_known)] = ()
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> Self:
@@ -109,6 +125,13 @@ class Fixed(Spec):
         """
         return Fixed.parse(dict(self) | changes, source="fixed")
 
+    @property
+    def syncs(self) -> tuple[Sync, ...]:
+        """The ways in which replicas may agree on their weights, the exact one first unless another is fixed."""
+        if self.sync is not None:
+            return (self.sync,)
+        return (Sync(), *(sync for name in self.approximate for sync in named_approximation(name).syncs))
+
     def with_offload(self) -> "Fixed":
         """Return these choices with every share of what may leave the device open that is not stated."""
         free = [share for share in SHARES if not self.gives(share) and self.allows(share, 1)]
@@ -138,6 +161,9 @@ class Fixed(Spec):
         return tuple(option for option in options if self.allows(choice, option)) if value is None else (value,)
 
     def __str__(self) -> str:
-        kept = [(name, value) for name, value in self if name not in ("stages", "within") and value is not None]
+        apart = ("stages", "within", "approximate")
+        kept = [(name, value) for name, value in self if name not in apart and value is not None]
         shown = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in kept]
-        return ", ".join((*(f"{name} {value}" for name, value in shown), *map(str, self.within))) or "nothing fixed"
+        offered = [f"sync exact or {' or '.join(self.approximate)}"] if self.approximate else []
+        words = (*(f"{name} {value}" for name, value in shown), *map(str, self.within), *offered)
+        return ", ".join(words) or "nothing fixed"

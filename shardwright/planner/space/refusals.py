@@ -56,6 +56,14 @@ def _nearest(fixed: Fixed, choice: str, values: list[int]) -> int:
     return min(values, key=lambda value: min(abs(value - end) for end in ends))
 
 
+def no_replicas(fixed: Fixed) -> str:
+    """Explain that no plan with the fixed choices has replicas that an approximation could be between."""
+    return (
+        f"sync '{fixed.sync}' is between replicas, with the optimizer on the device, and with zero_stage 1 or more beside cp and ep; no "
+        "plan of these choices has that: allow dp_replicate of 2 or more, or leave --sync out"
+    )
+
+
 def no_exchange(tp: int, model: ModelSpec, fixed: Fixed) -> str:
     """Explain that no ranks can trade heads in front of a ring with the fixed choices."""
     kind, cp, degree = fixed.context_parallel, fixed.cp, fixed.ulysses_degree

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from shardwright.base import SpecError, listed
 from shardwright.costmodel import off_device
-from shardwright.specs import ScheduleName, TrainingSpec, stage_ranks
+from shardwright.specs import OWN_STACK, ScheduleName, TrainingSpec, stage_ranks
 from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
@@ -129,6 +129,11 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
     if fixed.vocabulary_parallel == "interlaced":
         raise SpecError(
             "vocabulary_parallel 'interlaced' is not searched: 'vocab-2' never takes longer; give that, or leave it out"
+        )
+    if stack != OWN_STACK and (fixed.approximate or (fixed.sync and fixed.sync.approximate)):
+        named = listed(fixed.approximate) if fixed.approximate else str(fixed.sync)
+        raise SpecError(
+            f"stack '{stack}' reduces gradients exactly, and {named} is asked for; leave it out, or plan for stack '{OWN_STACK}'"
         )
     asked: list[tuple[str, object, tuple[object, ...]]] = [
         ("order", fixed.order, runs.orders),

@@ -164,6 +164,7 @@ def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
             parameter_fraction=float(base.offload_parameters[0]),
             nvme_fraction=float(base.offload_nvme[0]),
         ),
+        sync=space.sync_of(base),
     )
 
 

@@ -77,6 +77,8 @@ def choice_words(plan: Plan) -> str:
     words += plan.offload.others
     if plan.activation_place:
         words.append(f"activations {plan.activation_place}")
+    if plan.approximate:
+        words.append(f"approximate: {plan.sync}")
     return "; ".join(words)
 
 
@@ -101,6 +103,8 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
         lines.append(("context parallel", context_words(plan)))
     if plan.mesh.ep > 1:
         lines.append(("experts", expert_words(plan)))
+    if plan.approximate:
+        lines.append(("replicas", f"approximate: {plan.sync}"))
     return lines
 
 

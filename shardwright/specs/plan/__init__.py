@@ -1,5 +1,7 @@
-"""The plan: every choice for a run, the layers of its stages, what leaves the device, and replicas in several groups."""
+"""The plan: every choice for a run, the layers of its stages, what leaves the device, how replicas agree, and
+replicas in several groups."""
 
+from .approximations import APPROXIMATIONS, Approximation, named_approximation, quality_of, read_sync
 from .offload import Offload
 from .plan import (
     CONTEXT_PARALLEL,
@@ -21,23 +23,34 @@ from .stage import (
     ZeroStage,
     strategies_of,
 )
+from .sync import SENT_BLOCK, Outer, Sync, SyncMethod, sent_bytes
 
 __all__ = [
+    "APPROXIMATIONS",
     "CONTEXT_PARALLEL",
     "EXPERT_DISPATCH",
     "PLAIN_STRATEGIES",
     "POLICIES",
+    "SENT_BLOCK",
     "VOCABULARY",
+    "Approximation",
     "ContextParallel",
     "ExpertDispatch",
     "LayerRun",
     "Offload",
+    "Outer",
     "Plan",
     "RecomputePolicy",
     "Replicas",
     "Stage",
     "Strategy",
+    "Sync",
+    "SyncMethod",
     "VocabularyParallel",
     "ZeroStage",
+    "named_approximation",
+    "quality_of",
+    "read_sync",
+    "sent_bytes",
     "strategies_of",
 ]

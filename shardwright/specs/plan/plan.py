@@ -2,7 +2,13 @@
 
 from typing import Literal, Self, get_args
 
-from pydantic import field_validator, model_validator
+from pydantic import (
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from shardwright.base import divisors, listed
 from shardwright.specs.mesh import Mesh
@@ -11,6 +17,7 @@ from shardwright.specs.spec import PositiveInt, Spec
 
 from .offload import Offload
 from .stage import PLAIN_STRATEGIES, Replicas, Stage, Strategy, ZeroStage, strategies_of
+from .sync import Sync
 
 ContextParallel = Literal["all-gather", "ring", "ulysses", "ulysses-ring"]
 ExpertDispatch = Literal["all-to-all", "deduplicated"]
@@ -49,6 +56,8 @@ class Plan(Spec):
 
     `waiting_microbatches` of the cost model says how many more microbatches each keeps in flight.
 
+    `sync` is how replicas agree on their weights: exactly, or by an approximation (`approximate`).
+
     `replicas`, on a mixed cluster: data parallelism reaches over its groups, one item for each in their order. `mesh.dp_replicate`
     then counts the replicas of all groups, and each replica lies inside one of them. All have the same mesh, schedule and
     ZeRO stage, and the groups' batches and stages may differ; `micro_batch`, `microbatches` and `stages` are those of the first group.
@@ -65,6 +74,7 @@ class Plan(Spec):
     expert_dispatch: ExpertDispatch = "all-to-all"
     vocabulary_parallel: VocabularyParallel = "none"
     offload: Offload = Offload()
+    sync: Sync = Sync()
     replicas: tuple[Replicas, ...] = ()
 
     def of_group(self, index: int) -> "Plan":
@@ -76,7 +86,8 @@ class Plan(Spec):
         group = self.replicas[index]
         mesh = self.mesh.model_copy(update={"dp_replicate": group.count})
         own = {"micro_batch": group.micro_batch, "microbatches": group.microbatches, "stages": group.stages}
-        return Plan(**{**dict(self), "mesh": mesh, "replicas": (), **own})
+        alone = Plan(**{**dict(self), "mesh": mesh, "replicas": (), "sync": Sync(), **own})
+        return alone.model_copy(update={"sync": self.sync})  # which may be with replicas in other groups alone
 
     @property
     def by_group(self) -> "tuple[Plan, ...]":
@@ -103,6 +114,11 @@ class Plan(Spec):
             raise ValueError(
                 f"context_parallel 'ulysses-ring' with ulysses_degree {degree} splits no ring of cp {cp}; {which}"
             )
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the plan changes gradients or updates on purpose (`Sync`)."""
+        return self.sync.approximate
 
     @property
     def stages_per_rank(self) -> int:
@@ -158,6 +174,25 @@ class Plan(Spec):
         """Earlier versions wrote the number of barriers."""
         return ("none", "vocab-2", "vocab-1")[given] if isinstance(given, int) and 0 <= given <= 2 else given
 
+    @model_serializer(mode="wrap")
+    def _says_approximate(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """A file of an approximate plan says so."""
+        data: dict[str, object] = plain(self)
+        return data | ({"approximate": True} if self.approximate else {})
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _means_what_it_says(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not (isinstance(data, dict) and "approximate" in data):
+            return handler(data)
+        plan = handler({name: value for name, value in data.items() if name != "approximate"})
+        if data["approximate"] is not plan.approximate:
+            says = str(data["approximate"]).lower()
+            raise ValueError(
+                f"approximate is {says} and sync is {plan.sync}; set approximate to {str(plan.approximate).lower()}, or change sync"
+            )
+        return plan
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         mesh, count = self.mesh, len(self.stages)
@@ -190,6 +225,7 @@ class Plan(Spec):
         self._check_prediction()
         self._check_offload()
         self._check_replicas()
+        self._check_sync()
         if splits_backward(self.schedule) and len(self.strategies) > len(PLAIN_STRATEGIES):
             raise ValueError(
                 f"activation_offload brings activations back for a whole backward, and schedule {self.schedule} splits it; set "
@@ -216,6 +252,27 @@ class Plan(Spec):
         if len(set(zeros)) > 1:
             raise ValueError(
                 f"replicas have ZeRO stages {listed(zeros)}; give all groups one, so that their shards match"
+            )
+
+    def _check_sync(self) -> None:
+        """Refuse approximations without replicas, or where what lies inside a replica is not sharded."""
+        mesh, method = self.mesh, self.sync.method
+        if method == "exact":
+            return
+        if mesh.dp_replicate == 1:
+            raise ValueError(
+                f"sync '{method}' is between replicas, and dp_replicate is 1; set it to 2 or more, or leave sync out"
+            )
+        for axis in ("cp", "ep"):
+            if getattr(mesh, axis) > 1 and not self.zero_stage:
+                raise ValueError(
+                    f"sync '{method}' with {axis} {getattr(mesh, axis)} needs zero_stage 1 or more, so that a replica is one copy of the "
+                    "weights; set zero_stage, or leave sync out"
+                )
+        if self.offload.optimizer_fraction:
+            raise ValueError(
+                f"sync '{method}' needs the whole optimizer on the device, and optimizer_fraction is {self.offload.optimizer_fraction:g}; "
+                "set that to 0, or leave sync out"
             )
 
     def _check_offload(self) -> None:

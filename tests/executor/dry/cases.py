@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.specs import Outer, Sync
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
 
@@ -23,6 +24,15 @@ def small(config: dict[str, Any], of_plan: Any, **options: Any) -> PlanFile:
 
 def _stages(count: int, each: Any) -> tuple[Any, ...]:
     return ((each,),) * count
+
+
+def _agreeing(sync: Sync, *stages: Any, **given: Any) -> Any:
+    """A plan with two replicas that agree so."""
+    return plan(*stages, dp_replicate=2, **given).model_copy(update={"sync": sync})
+
+
+def _adamw(file: PlanFile) -> PlanFile:
+    return file.model_copy(update={"training": file.training.model_copy(update={"optimizer": "adamw"})})
 
 
 # a width of whole 16s on every rank: others are filled up with zeros
@@ -83,6 +93,23 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "loss in chunks over a pipeline": lambda: small(
         LLAMA_WIDE, plan(*_stages(2, layers(2)), microbatches=4, pp=2, tp=2), loss_chunks=4
     ),
+    "8-bit gradients": lambda: small(LLAMA, _agreeing(Sync(bits=8), (layers(zero=2),), dp_shard=2)),
+    "1-bit Adam with tp": lambda: _adamw(
+        small(LLAMA, _agreeing(Sync(bits=1, warmup_steps=5), (layers(zero=1),), tp=2, dp_shard=2))
+    ),
+    "1-bit Adam of experts": lambda: _adamw(
+        small(MIXTRAL, _agreeing(Sync(bits=1, warmup_steps=5), (layers(zero=1),), dp_shard=2, ep=2, tp=2))
+    ),
+    "DiLoCo over a pipeline": lambda: small(
+        LLAMA_4, _agreeing(Sync(inner_steps=8, outer=Outer()), *_stages(2, layers(zero=3)), pp=2, dp_shard=2)
+    ),
+    "DiLoCo with a tied embedding": lambda: small(
+        TIED, _agreeing(Sync(inner_steps=4, bits=16, outer=Outer()), *_stages(2, layers(zero=1)), pp=2, dp_shard=2)
+    ),
+    "Streaming DiLoCo": lambda: small(
+        LLAMA, _agreeing(Sync(inner_steps=4, fragments=2, bits=4, delay=1, outer=Outer()), (layers(zero=3),), cp=2)
+    ),
+    "islands": lambda: small(LLAMA, _agreeing(Sync(inner_steps=None), (layers(),), tp=2)),
     "linears in 8 bits over tp": lambda: _low(plan((layers(zero=1),), microbatches=4, tp=2, dp_shard=2)),
     "linears in 8 bits over cp and tp, full recompute": lambda: _low(
         plan((layers(zero=3, recompute="full"),), cp=2, tp=2, dp_shard=2)

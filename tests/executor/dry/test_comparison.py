@@ -16,6 +16,7 @@ from shardwright.executor.dry.comparison import SCALARS, SPLIT_LOSS, TOKEN_COUNT
 from shardwright.executor.dry.step import trace_step
 from shardwright.executor.model import moves, tensor_parallel
 from shardwright.executor.parallel import data_parallel
+from shardwright.executor.replicas import compressed, local_steps
 from shardwright.specs import PIPELINE_INSIDE_DATA, DryRun, Offload, Plan, TracedRank, TrafficAxis
 from tests.executor.dry.cases import ADAPTED, LLAMA, LLAMA_4, PLANS, small
 from tests.parity.cases import layers, plan
@@ -174,6 +175,8 @@ def _send_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cp, ulysses", "cp", _twice(moves.MeshRanks, "trade")),
         ("ep", "ep", _twice(moves.MeshRanks, "exchange")),
         ("1f1b", "pp", _send_twice),
+        ("8-bit gradients", "dp", _twice(compressed, "mean_over")),
+        ("DiLoCo over a pipeline", "dp", _twice(local_steps, "mean_over")),
     ],
 )
 def test_a_planted_exchange_shows(

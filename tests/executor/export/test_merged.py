@@ -15,7 +15,8 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.adapters import peft_folder
 from shardwright.executor.export import ExportOptions, export_adapters, export_weights
 from shardwright.executor.options import RunOptions
-from shardwright.executor.training.run_folder import RunFolder, RunIdentity, plan_digest
+from shardwright.executor.training.manifest import plan_digest
+from shardwright.executor.training.run_folder import RunFolder, RunIdentity
 from tests.executor.runs import losses, options, text_file, tiny
 from tests.executor.training.test_adapters import FSDP, TENSOR, adapted
 from tests.parity.cases import FamilyName, layers, plan

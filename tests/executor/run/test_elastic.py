@@ -10,7 +10,8 @@ from shardwright.costmodel.plan_file import PlanFile, write_plan_file
 from shardwright.executor.run import launching
 from shardwright.executor.run.elastic import Devices, RanksGoneError, plan_for_what_is_left
 from shardwright.executor.run.launching import launch
-from shardwright.executor.training.run_folder import RunFolder, plan_digest
+from shardwright.executor.training.manifest import plan_digest
+from shardwright.executor.training.run_folder import RunFolder
 from shardwright.planner.nearby.replanned import replanned
 from shardwright.specs.trainable import Trainable
 from tests.executor.runs import losses, options, text_file, tiny

@@ -8,8 +8,8 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.executor.options import RunOptions
-from shardwright.executor.training.manifest import MANIFEST, Manifest
-from shardwright.executor.training.run_folder import LAUNCHER, RunFolder, RunIdentity, Start, plan_digest
+from shardwright.executor.training.manifest import MANIFEST, Manifest, plan_digest
+from shardwright.executor.training.run_folder import LAUNCHER, RunFolder, RunIdentity, Start
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from tests.executor.runs import tiny
 from tests.killed import until_killed

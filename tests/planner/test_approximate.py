@@ -1,0 +1,129 @@
+"""Approximations between replicas: offered only by name, taken only where they gain, and what is said of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardwright.base.errors import SpecError
+from shardwright.catalog.cluster_file import load_cluster
+from shardwright.catalog.huggingface.load import load_model
+from shardwright.costmodel import estimate_plan
+from shardwright.planner import OF_OTHER_AXES, TOLERANCE
+from shardwright.planner.best_plan import search
+from shardwright.planner.nearby import search_job
+from shardwright.planner.nearby.job import FoundJob
+from shardwright.planner.space.fixed import Fixed
+from shardwright.specs.mesh import PIPELINE_OUTERMOST
+from shardwright.specs.plan import APPROXIMATIONS, Sync, read_sync
+from shardwright.specs.training import TrainingSpec
+from tests.planner.brute_force import fastest
+from tests.planner.small_problems import random_problem
+
+GPT2, LLAMA = load_model("gpt2-355m"), load_model("llama-3.2-1b")
+ALL = tuple(APPROXIMATIONS)
+SHORT, LONG = TrainingSpec(seq_len=512, global_batch=256), TrainingSpec(seq_len=2048, global_batch=64)
+
+
+def found(cluster: Any, *names: str, model: Any = LLAMA, training: TrainingSpec = LONG, **fixed: Any) -> FoundJob:
+    given = load_cluster(cluster) if isinstance(cluster, str) else cluster
+    return search_job(
+        model, given, training, fixed=Fixed(approximate=names, **fixed), tolerance=TOLERANCE, runners_up=0
+    )
+
+
+class TestWhereTheyWin:
+    def test_one_bit_on_10_gigabit_ethernet(self) -> None:
+        """GPT-2 of 355 M parameters on 8 nodes: 64 ranks share 1.25 GB/s a node. A replica of a node (dp_shard 8) exchanges fp32
+        gradients of 1.42 GB / 8 a rank, whose all-reduce over 8 nodes is 2 x 7/8 x 1.42 GB = 2.5 GB, 2 s, through each node's NIC.
+        In one bit that is 1/32, 62 ms, beside about 45 ms of compute. No exact plan comes near."""
+        cluster = "a100-sxm-40gb:64@ethernet-10g"
+        job = found(cluster, "1-bit-adam", model=GPT2, training=SHORT)
+        plan, estimate = job.result.plan, job.result.estimate
+        assert plan.sync == APPROXIMATIONS["1-bit-adam"].syncs[0]
+        assert plan.mesh.dp_replicate == 8
+        exact = estimate_plan(GPT2, load_cluster(cluster), SHORT, plan.model_copy(update={"sync": Sync()}))
+        assert exact.step.data_parallel > 2.0
+        assert 0.062 < estimate.step.data_parallel < 2 * 0.062 + 0.02
+        assert job.result.exact is not None
+        assert job.result.exact.step_seconds > 1.04 * estimate.step_seconds
+
+    def test_local_steps_between_two_islands(self, tmp_path: Path) -> None:
+        """Two islands of 16 H100 joined by 10 Gb/s: exact gradients of 1.24 G parameters take 2 x 1/2 x 4.94 GB / 1.25 GB/s = 4 s
+        a step through the link, and a 500th of that with local steps. Alone an island takes the step of half of the devices."""
+        groups = "[[groups]]\ndevice = 'h100-sxm'\ndevices = 16\n" * 2
+        path = tmp_path / "islands.toml"
+        path.write_text(f"name = 'two islands'\nbetween = 'ethernet-10g'\n{groups}")
+        islands = load_cluster(str(path))
+        job = found(islands, "diloco", tp=1, cp=1, recompute="none")  # fewer to search; the plan is the same without
+        plan, estimate = job.result.plan, job.result.estimate
+        assert plan.sync == read_sync("diloco")
+        assert sum(group.count for group in plan.replicas) == plan.mesh.dp_replicate
+        exact = job.result.exact
+        assert exact is not None
+        assert not exact.plan.approximate
+        assert exact.step_seconds > 1.5 * estimate.step_seconds
+        assert any("With an exact reduction the best plan takes" in note and "Quality: " in note for note in job.notes)
+
+    def test_the_fewest_inner_steps_that_hide(self) -> None:
+        """CO2's rounds 2, 4, 8 and so on: with the chosen one the exchange is hidden up to the tolerance, and with half not."""
+        cluster = load_cluster("h100-sxm:16@ethernet-10g")
+        job = found(cluster, "co2", pp=1)
+        plan, seconds = job.result.plan, job.result.estimate.step_seconds
+        steps = plan.sync.inner_steps
+        assert steps is not None
+        longest, half = (
+            estimate_plan(LLAMA, cluster, LONG, plan.model_copy(update={"sync": read_sync(f"co2:inner_steps={count}")}))
+            for count in (512, steps // 2)
+        )
+        assert seconds <= (1 + TOLERANCE) * longest.step_seconds < half.step_seconds
+
+
+class TestWhereTheyDoNot:
+    @pytest.mark.parametrize("cluster", ["h100-sxm:8", "h100-sxm:16", "a100-sxm-80gb:16"])
+    def test_nothing_is_gained_on_nvlink_and_infiniband(self, cluster: str) -> None:
+        """The fastest exact plan is within what counts as none of the fastest approximate one."""
+        job = found(cluster, *ALL)
+        assert not job.result.plan.approximate
+        of_all, exact = (
+            search(
+                LLAMA, load_cluster(cluster), LONG, fixed=Fixed(approximate=names), runners_up=0
+            ).estimate.step_seconds
+            for names in (ALL, ())
+        )
+        assert of_all <= exact <= (1 + OF_OTHER_AXES * TOLERANCE) * of_all
+
+    @pytest.mark.parametrize("cluster", ["a100-sxm-40gb:64@ethernet-10g", "rtx-4090:64@ethernet-10g"])
+    def test_nothing_is_offered_without_a_name(self, cluster: str) -> None:
+        assert not found(cluster, model=GPT2, training=SHORT).result.plan.approximate
+
+    def test_names_are_read(self) -> None:
+        with pytest.raises(SpecError, match=r"'dilocco' is no approximation .* Did you mean 'diloco'"):
+            Fixed.parse({"approximate": "dilocco"}, source="options")
+
+    def test_other_software_reduces_exactly(self) -> None:
+        other = LONG.model_copy(update={"stack": "megatron-core"})
+        with pytest.raises(SpecError, match="stack 'megatron-core' reduces gradients exactly, and diloco is asked for"):
+            found("h100-sxm:16", "diloco", training=other)
+
+    def test_no_replicas(self) -> None:
+        with pytest.raises(SpecError, match="allow dp_replicate of 2 or more"):
+            found("h100-sxm:16", sync=read_sync("diloco"), dp_replicate=1)
+
+    def test_one_bit_needs_adam(self) -> None:
+        plain = SHORT.model_copy(update={"optimizer": "sgd"})
+        job = found("a100-sxm-40gb:64@ethernet-10g", "1-bit-adam", model=GPT2, training=plain)
+        assert not job.result.plan.approximate
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_search_with_approximations_equals_brute_force(seed: int) -> None:
+    model, cluster, training = random_problem(seed)
+    fixed = Fixed(
+        approximate=("diloco", "8-bit-gradients"), schedule="1f1b", recompute="none", order=PIPELINE_OUTERMOST
+    )
+    best = fastest(model, cluster, training, fixed)
+    if best is None:
+        pytest.skip("nothing fits")
+    result = search(model, cluster, training, fixed=fixed)
+    assert result.estimate.step_seconds == pytest.approx(best, rel=1e-9)
