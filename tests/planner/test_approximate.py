@@ -16,7 +16,7 @@ from shardwright.planner.nearby.job import FoundJob
 from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.mesh import PIPELINE_OUTERMOST
 from shardwright.specs.plan import APPROXIMATIONS, Sync, read_sync
-from shardwright.specs.training import TrainingSpec
+from shardwright.specs.training import Precision, TrainingSpec
 from tests.planner.brute_force import fastest
 from tests.planner.small_problems import random_problem
 
@@ -109,6 +109,11 @@ class TestWhereTheyDoNot:
     def test_no_replicas(self) -> None:
         with pytest.raises(SpecError, match="allow dp_replicate of 2 or more"):
             found("h100-sxm:16", sync=read_sync("diloco"), dp_replicate=1)
+
+    def test_errors_are_not_fed_back_in_fp16(self) -> None:
+        half = SHORT.model_copy(update={"precision": Precision(compute="fp16")})
+        with pytest.raises(SpecError, match="gradients in fp16 are not finite at times; give --precision bf16 or fp32"):
+            found("h100-sxm:16", sync=read_sync("1-bit-adam"), training=half)
 
     def test_one_bit_needs_adam(self) -> None:
         plain = SHORT.model_copy(update={"optimizer": "sgd"})

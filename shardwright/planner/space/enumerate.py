@@ -191,7 +191,7 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
     if not len(rows):
         if fixed.sync is not None and fixed.sync.approximate:
             _enumerated(model, cluster, training, fixed.but(sync=None))  # or its reason
-            raise SpecError(refusals.no_replicas(fixed))
+            raise SpecError(refusals.no_replicas(training, fixed))
         if any(map(fixed.gives, _OFFLOADS)):
             _enumerated(model, cluster, training, fixed.but(**dict.fromkeys(_OFFLOADS, None)))  # or its reason
             raise SpecError(refusals.no_placement(training, fixed))

@@ -5,10 +5,11 @@ from math import prod
 from typing import get_args
 
 from shardwright.base import IntArray, SpecError, divisors, listed
-from shardwright.costmodel import ulysses_degrees
+from shardwright.costmodel import loses_errors, ulysses_degrees, why_not_agree
 from shardwright.specs import (
     ClusterSpec,
     ScheduleName,
+    Sync,
     TrainingSpec,
     ZeroStage,
     has_shape,
@@ -56,8 +57,16 @@ def _nearest(fixed: Fixed, choice: str, values: list[int]) -> int:
     return min(values, key=lambda value: min(abs(value - end) for end in ends))
 
 
-def no_replicas(fixed: Fixed) -> str:
+def no_replicas(training: TrainingSpec, fixed: Fixed) -> str:
     """Explain that no plan with the fixed choices has replicas that an approximation could be between."""
+    sync = fixed.sync or Sync()
+    if reason := why_not_agree(sync, training):
+        return reason
+    if loses_errors(sync, training):
+        return (
+            f"sync {sync.method} adds the errors of one step to the next, and gradients in fp16 are not finite at times; give --precision bf16 or "
+            "fp32, or leave --sync out"
+        )
     return (
         f"sync '{fixed.sync}' is between replicas, with the optimizer on the device, and with zero_stage 1 or more beside cp and ep; no "
         "plan of these choices has that: allow dp_replicate of 2 or more, or leave --sync out"
