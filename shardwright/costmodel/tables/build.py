@@ -122,6 +122,7 @@ class _Builder:
         traffic = self._traffic(sum(forward.values(), nothing), sum(backward.values(), nothing))
         beside_forward, beside_backward = traffic.in_forward(), traffic.in_backward()
         first, last = traffic.in_first_forward(), traffic.in_last_backward()
+        sums = self._microbatch_sum_seconds(traffic)
         noise = self.times.constants.step_noise if self.times.node.device.waits_for_the_slowest else 0.0
         waiting = (noise * largest_of(self.candidates.ranks))[:, None, None]
         return CostTables(
@@ -134,7 +135,7 @@ class _Builder:
             ),
             backward=self._seconds(
                 **backward,
-                data_parallel=beside_backward.network,
+                data_parallel=beside_backward.network + sums[..., None],
                 host_copy=beside_backward.host_copy,
                 straggler=waiting * (backward["compute"] + backward["recompute"])
                 + self._uneven_share[..., None] * self._stacked("uneven_backward_seconds_by_policy"),
@@ -148,7 +149,7 @@ class _Builder:
                 host_copy=last.host_copy,
                 tensor_parallel=self._summed_once()[..., None] + self._matrix_exchanges[1],
             ),
-            weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds"),
+            weight_gradient_seconds=(1 + waiting[..., 0]) * self._stacked("weight_gradient_seconds") + sums,
             optimizer_seconds=self._update(traffic).seconds,
             send_seconds=self.send_seconds(),
             activation_bytes=self._offload.staying if self._offload else self._stacked("activation_bytes_by_policy"),
@@ -365,12 +366,12 @@ class _Builder:
         return np.asarray(seconds[:, None, None] * is_layer[None, :, None])
 
     def _sharding_seconds(self, traffic: DataParallel) -> Array:
-        """(N, R): seconds beside no compute: on a GPU copies of what is gathered and reduced, and sums of the microbatches'
-        gradients; on a CPU our executor's hooks, copies and sums as measured. It wraps modules on a single rank too."""
+        """(N, R): seconds beside no compute: on a GPU copies of what is gathered and reduced; on a CPU our executor's hooks, copies and
+        sums as measured. It wraps modules on a single rank too."""
         parameters = traffic.parameters + traffic.expert_parameters
         copies = np.zeros_like(parameters)
         if self.times.node.device.has_own_memory:
-            copies = self.times.memory_bound_seconds(traffic.copied_bytes() + traffic.summed_bytes())
+            copies = self.times.memory_bound_seconds(traffic.copied_bytes())
         if self.training.stack != OWN_STACK:
             return copies
         microbatches = self._column("microbatches")
@@ -378,6 +379,13 @@ class _Builder:
         size_bytes = self.training.precision.parameter_bytes_per_element * parameters
         size_bytes = size_bytes + np.where(self._column("zero_stage") >= 3, traffic.whole_frozen_bytes, 0.0)
         return copies + self.times.sharding_seconds(size_bytes, microbatches, repeats)
+
+    def _microbatch_sum_seconds(self, traffic: DataParallel) -> Array:
+        """(N, R): seconds of adding one microbatch's weight gradients to the sum, the mean of a step's; on a CPU `_sharding_seconds` has
+        them."""
+        if not self.times.node.device.has_own_memory:
+            return np.zeros_like(traffic.parameters)
+        return np.asarray(self.times.memory_bound_seconds(traffic.summed_bytes()) / self._column("microbatches"))
 
     def _between_stages(self, name: CollectiveName, size_bytes: Array, crossing: Crossing | None) -> Array:
         """(N,): seconds of a collective of two ranks of two stages, in one group or across groups."""

@@ -198,3 +198,14 @@ def test_a_tiled_feed_forward_keeps_its_input_and_runs_its_forward_again() -> No
     assert whole.activation_bytes[0, 0, full] == tiled.activation_bytes[0, 0, full]
     assert whole.working_bytes[0, 0, full] - tiled.working_bytes[0, 0, full] > 3 * columns
     assert 0 < tiled.working_bytes[0, 0, none] - finer.working_bytes[0, 0, none] < columns
+
+
+def test_each_backward_adds_its_share_of_the_sums_of_gradients() -> None:
+    """Four microbatches: the first gradient is cast to the sum, 2 + 4 bytes, three are added, 2 + 4 + 4. The mean of a microbatch is 9."""
+    several, one = (tables(dp_shard=8, zero_stage=1, microbatches=count) for count in (4, 1))
+    added = RoundTimes().memory_bound_seconds(np.array(9.0 * LAYER))
+    assert several.backward.data_parallel[0, 0, 0] == pytest.approx(float(added))
+    assert one.backward.data_parallel[0, 0, 0] == 0
+    # a pass for the weights alone has it, too
+    weights = several.weight_gradient_seconds - one.weight_gradient_seconds
+    assert weights[0, 0] == pytest.approx(float(added))
