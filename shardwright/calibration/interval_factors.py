@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from shardwright.costmodel import LEVELS, RunClass
+from shardwright.costmodel import LEVELS, SAFE, RunClass
 
 
 class Residual(NamedTuple):
@@ -88,11 +88,13 @@ def intervals_toml(rows: Sequence[Residual], memory: Sequence[Residual]) -> str:
             f"documents = {found.documents}",
         ]
     peaks = spread(memory)
+    safe = peaks.mean + float(student.ppf(SAFE, peaks.documents - 1)) * peaks.deviation
     lines += [
         "",
         "[memory]",
         f"mean = {peaks.mean:.3g}",
         f"deviation = {peaks.deviation:.3g}",
         f"documents = {peaks.documents}",
+        f"safe_reserve = {1 - math.exp(-safe):.3g}",
     ]
     return "\n".join(lines) + "\n"

@@ -25,7 +25,7 @@ from .checks import (
     why_not_agree,
 )
 from .evaluate import EstimatePlan, Prediction, estimate_plan, fastest, predict, simulate_plan
-from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, reserve_for, run_class
+from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, run_class, safe_reserve
 from .layers import adapter_parameters, model_flops_per_sequence
 from .mixed_ranks import MixedRanks, MixedTimes
 from .pass_parts import PassPart, pass_parts
@@ -94,8 +94,8 @@ __all__ = [
     "predict",
     "read_layout",
     "read_plan_file",
-    "reserve_for",
     "run_class",
+    "safe_reserve",
     "schedule_words",
     "simulate_plan",
     "step_seconds_by_variant",

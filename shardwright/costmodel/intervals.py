@@ -82,16 +82,18 @@ SAFE = 0.9
 
 def fits_probability(peak_bytes: float, capacity_bytes: float) -> float:
     """Probability that a run predicted to need `peak_bytes` finds room in `capacity_bytes`, by the errors of predicted peaks
-    on published runs (intervals.toml, [memory]); the logarithm of measured over predicted is taken as normal."""
+    on published runs (intervals.toml, [memory]). The logarithm of measured over predicted in a new document has a t-distribution
+    with one degree of freedom less than there are documents, as that of step times (calibration/interval_factors.py)."""
+    from scipy.special import stdtr  # here, because this import takes longer than reading a cluster
+
     error = _table()["memory"]
     spare = math.log(capacity_bytes / peak_bytes)
-    return NormalDist(error["mean"], error["deviation"]).cdf(spare)
+    return float(stdtr(error["documents"] - 1, (spare - error["mean"]) / error["deviation"]))
 
 
-def reserve_for(probability: float) -> float:
-    """The share of the memory to leave free, so that a plan that fills the rest fits with `probability` (`fits_probability`)."""
-    error = _table()["memory"]
-    return 1 - math.exp(-NormalDist(error["mean"], error["deviation"]).inv_cdf(probability))
+def safe_reserve() -> float:
+    """The share of the memory to leave free, so that a plan that fills the rest fits with the probability `SAFE` (`fits_probability`)."""
+    return float(_table()["memory"]["safe_reserve"])
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 
 from shardwright.base import SpecError
 from shardwright.catalog import read_lengths, with_profile
-from shardwright.costmodel import SAFE, reserve_for
+from shardwright.costmodel import safe_reserve
 from shardwright.costmodel.op_times import CALIBRATED
 from shardwright.costmodel.tables import host_reserve_for
 from shardwright.planner import OpenChoices
@@ -70,7 +70,7 @@ def read_cluster(
         if share is not None and not 0 <= share < 1:
             raise SpecError(f"{option} is {share:g}: give a share from 0 to below 1, such as 0.1")
     cluster = profiled(resolve_cluster(reference), profile)
-    of_devices = max(CALIBRATED.memory_reserve, reserve_for(SAFE))
+    of_devices = max(CALIBRATED.memory_reserve, safe_reserve())
 
     def reserving(group: NodeGroup) -> NodeGroup:
         device, host, needed = group.device, group.host, safe and group.device.has_own_memory

@@ -69,6 +69,9 @@ def test_the_table_has_every_class_by_its_name() -> None:
     )
     table = tomllib.loads(text)
     assert list(table) == ["dense", "experts", "memory"]
-    assert table["memory"] == {"mean": pytest.approx(0.0, abs=1e-9), "deviation": 0.115, "documents": 3}
+    # 90% of a t-distribution with two degrees of freedom lie below 1.886
+    safe = pytest.approx(1 - math.exp(-1.886 * 0.1155), abs=5e-4)
+    expected = {"mean": pytest.approx(0.0, abs=1e-9), "deviation": 0.115, "documents": 3, "safe_reserve": safe}
+    assert table["memory"] == expected
     assert table["experts"]["documents"] == 2
     assert table["experts"]["at_95"][0] < table["experts"]["at_80"][0] < 1 < table["experts"]["at_80"][1]

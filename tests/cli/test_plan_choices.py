@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shardwright.cli.plan import plan as plan_command
-from shardwright.costmodel.intervals import SAFE, reserve_for
+from shardwright.costmodel.intervals import safe_reserve
 from shardwright.costmodel.plan_file import read_plan_file
 from shardwright.specs.choices import CHOICES
 from tests.cli.command import JOB, Command, assert_one_line
@@ -22,8 +22,8 @@ def test_a_plan_keeps_memory_free_for_a_90_percent_chance_to_fit(command: Comman
         options = ("--cluster", cluster, "--seq-len", "1024", "--global-batch", "16", "--json")
         printed = command("plan", "llama-3.2-1b", *options).json()["plan_file"]
         reserves[name] = printed["cluster"]["groups"][0]["device"]["memory_reserve"]
-    assert reserves == {"catalog": pytest.approx(reserve_for(SAFE)), "given": 0.2, "cpu": None}
-    assert reserve_for(SAFE) > 0.06
+    assert reserves == {"catalog": pytest.approx(safe_reserve()), "given": 0.2, "cpu": None}
+    assert safe_reserve() > 0.06
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from shardwright.catalog.huggingface import load_model
 from shardwright.costmodel.intervals import (
     LEVELS,
     RUN_CLASSES,
+    SAFE,
     RunClass,
     class_factors,
     fits_probability,
-    reserve_for,
     run_class,
+    safe_reserve,
     step_intervals,
 )
 from shardwright.costmodel.op_times.constants import CALIBRATED
@@ -81,6 +82,6 @@ def test_a_peak_as_large_as_the_memory_fits_as_often_as_not_but_for_the_mean_err
 
 
 def test_the_reserve_is_what_makes_a_full_plan_fit_with_the_probability() -> None:
-    for probability in (0.7, 0.9):
-        assert fits_probability(80e9 * (1 - reserve_for(probability)), 80e9) == pytest.approx(probability)
-    assert CALIBRATED.memory_reserve == pytest.approx(reserve_for(0.7), abs=0.005)  # as constants.toml says
+    assert fits_probability(80e9 * (1 - safe_reserve()), 80e9) == pytest.approx(SAFE, abs=0.005)
+    least = fits_probability(80e9 * (1 - CALIBRATED.memory_reserve), 80e9)
+    assert least == pytest.approx(0.77, abs=0.01)  # as constants.toml says

@@ -12,8 +12,8 @@ from shardwright.costmodel import (
     estimate_plan,
     fits_probability,
     nodes_of_ranks,
-    reserve_for,
     run_class,
+    safe_reserve,
 )
 from shardwright.costmodel.op_times import Constants, OpTimes, op_times
 from shardwright.costmodel.tables import host_share_bytes, usable_bytes
@@ -173,7 +173,7 @@ def _whether_it_fits(estimate: Estimate, nodes: list[NodeGroup]) -> list[str]:
         return []
     ranks = zip(estimate.memory, nodes, strict=True)
     probability = min(fits_probability(memory.total, node.device.memory_bytes) for memory, node in ranks)
-    safe = reserve_for(SAFE)
+    safe = safe_reserve()
     advice = "" if probability >= SAFE else f" --memory-reserve {safe:.2f} plans for {SAFE:.0%}."
     return [f"It fits with {probability:.0%} probability, by the errors of predicted peaks on published runs.{advice}"]
 

@@ -268,7 +268,7 @@ class TestWandb:
     def test_a_folder_of_the_name_is_no_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "wandb").mkdir()
         monkeypatch.syspath_prepend(str(tmp_path))
-        with pytest.raises(SpecError, match=r"--wandb needs the package wandb: pip install 'shardwright\[wandb\]'"):
+        with pytest.raises(SpecError, match=r"--wandb needs the package wandb: pip install '\.\[wandb\]'"):
             check_wandb()
 
 
