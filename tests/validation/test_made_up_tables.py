@@ -167,7 +167,9 @@ def test_hostile_text_stays_text_in_the_report(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>"
     cells = LLAMA_ROW | {"id": hostile, "source": hostile, "framework": hostile, "notes": hostile, "model": hostile}
     page = render_validation_report(validate_table(write_csv(tmp_path / "t.csv", [cells])), table_name=hostile)
-    assert "<script" not in page
+    assert hostile not in page
+    assert "alert(1)</" not in page  # nor does it end a script of the page
+    assert "&lt;script&gt;alert(1)" in page
 
 
 def test_a_bad_cell_costs_its_row_alone(tmp_path: Path) -> None:

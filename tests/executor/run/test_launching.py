@@ -175,7 +175,11 @@ class TestWhatIsNotRunYet:
                 "a dispatch beside another microbatch can be estimated and compared, not run yet; plan without",
             ),
             ({}, {"precision": {"parameters": "bf16"}}, "bf16 parameters can be estimated and compared, not run yet"),
-            ({}, {"precision": {"linear": "fp8"}}, "fp8 can be estimated and compared, not run yet; plan without it"),
+            (
+                {},
+                {"precision": {"linear": "mxfp8"}},
+                "linear precision mxfp8 can be estimated and compared, not run yet; plan with --linear-precision fp8, or without it",
+            ),
             ({}, {"stack": "megatron-core"}, "the plan is for stack 'megatron-core'; this executor is 'shardwright'"),
             ({}, {"cuda_graphs": "whole"}, "CUDA graphs can be estimated and compared, not run yet; plan without"),
             ({}, {"mtp_layers": 1}, "multi-token prediction can be estimated and compared, not run yet; plan without"),

@@ -189,7 +189,7 @@ class TestReport:
         ):
             assert words in page
         for chart in ("Roofline", "Matmul by shape, bf16", "Attention by length, fp32", "Fits of matmuls"):
-            assert f'aria-label="{chart}"' in page
+            assert f'aria-label="{chart}' in page
         assert "of data sheet" not in page
 
     def test_one_of_a_known_card_says_how_near_the_data_sheet(self) -> None:
