@@ -123,6 +123,13 @@ def test_powers_cross_where_their_logarithms_do() -> None:
     ]
 
 
+def test_a_way_that_is_as_fast_overtakes_nothing() -> None:
+    found = made("gpus", {32: {"b": 128.0, "a": 32.0}, 128: {"b": 32.0, "a": 32.01}, 256: {"b": 31.0, "a": 32.0}})
+    first, second = crossovers(found)
+    assert first == "a is fastest at 32 devices."
+    assert second.startswith("b is fastest from 256 devices on")
+
+
 def test_what_begins_or_ceases_to_fit_says_so() -> None:
     begins = made("seq-len", {1024: {"a": 5.0, "b": None}, 4096: {"a": 9.0, "b": 7.0}})
     assert crossovers(begins)[1] == "b is fastest from 4,096 tokens of a sequence on; below, it does not fit."
