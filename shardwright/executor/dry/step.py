@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed._mesh_layout import _MeshLayout
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from shardwright.base import SpecError
@@ -75,6 +76,8 @@ def _fake_world(ranks: int, rank: int) -> Iterator[None]:
     """Be `rank` of torch's fake process group, whose collectives end at once and move nothing."""
     if dist.is_initialized():
         raise SpecError("this process is a rank of a process group already; make the dry run in a process of its own")
+    # what torch remembers of operators on equal meshes has the groups of an earlier world
+    _clear_sharding_prop_cache()
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     try:
         with _groups_of_their_own():
