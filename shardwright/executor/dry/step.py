@@ -77,7 +77,7 @@ def _fake_world(ranks: int, rank: int) -> Iterator[None]:
     if dist.is_initialized():
         raise SpecError("this process is a rank of a process group already; make the dry run in a process of its own")
     # what torch remembers of operators on equal meshes has the groups of an earlier world
-    _clear_sharding_prop_cache()
+    _clear_sharding_prop_cache()  # type: ignore[no-untyped-call] # torch's
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     try:
         with _groups_of_their_own():
