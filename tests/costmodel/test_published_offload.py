@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from shardwright.benchmarks.systems.setups import alone
 from shardwright.catalog import load_cluster
 from shardwright.catalog.huggingface import load_model
 from shardwright.costmodel import estimate_plan
 from shardwright.specs import (
-    ClusterSpec,
     Estimate,
     LayerRun,
     Mesh,
@@ -24,15 +24,6 @@ from shardwright.specs.model import ModelSpec
 _LLAMA = "llama-3.1-8b"
 # the fp16 of a V100, gradients in 16 bits, and kernels of Hugging Face under DeepSpeed
 _ON_V100 = Precision(compute="fp16", gradients="bf16")
-
-
-def _alone(device: str, *, host_bytes: float, cores: int, host_bytes_per_s: float) -> ClusterSpec:
-    """One device with a whole server's host, as the only one in use."""
-    cluster = load_cluster(f"{device}:1")
-    group = cluster.groups[0]
-    changed = {"memory_bytes": host_bytes, "cores": cores, "memory_bytes_per_s": host_bytes_per_s}
-    host = group.host.model_copy(update=changed)
-    return cluster.model_copy(update={"groups": (group.model_copy(update={"host": host}),)})
 
 
 def _gpt(path: Path, *, layers: int, hidden: int, heads: int) -> ModelSpec:
@@ -55,7 +46,7 @@ def _plan(layers: int, micro_batch: int, microbatches: int, offload: Offload, *,
 
 def _v100(model: ModelSpec, micro_batch: int, offload: Offload) -> Estimate:
     """Steps of 512 sequences of 1,024 tokens on one V100 of a DGX-2, whose host has 1.5 TB and 48 cores."""
-    cluster = _alone("v100-sxm-32gb", host_bytes=1.5e12, cores=48, host_bytes_per_s=256e9)
+    cluster = alone("v100-sxm-32gb", host_bytes=1.5e12, cores=48, host_bytes_per_s=256e9)
     microbatches = 512 // micro_batch
     training = TrainingSpec(
         seq_len=1024, global_batch=micro_batch * microbatches, precision=_ON_V100, stack="hf-deepspeed"
@@ -107,7 +98,7 @@ class TestArcticLongSequences:
     memory_bytes = 80 * 2**30
 
     def _estimate(self, seq_len: int, devices: int, *, share: float = 1, tiles: int | None = None) -> Estimate:
-        alone = _alone("h100-sxm", host_bytes=2e12, cores=112, host_bytes_per_s=614e9)
+        single = alone("h100-sxm", host_bytes=2e12, cores=112, host_bytes_per_s=614e9)
         training = TrainingSpec(
             seq_len=seq_len,
             global_batch=1,
@@ -119,7 +110,7 @@ class TestArcticLongSequences:
         streams = 1 if devices == 1 else 0
         offload = Offload(optimizer_fraction=1, gradient_fraction=streams, parameter_fraction=streams)
         mesh = {"cp": devices} if devices > 1 else {}
-        cluster = alone if devices == 1 else load_cluster("h100-sxm:8")
+        cluster = single if devices == 1 else load_cluster("h100-sxm:8")
         return estimate_plan(load_model(_LLAMA), cluster, training, _plan(32, 1, 1, offload, share=share, **mesh))
 
     @pytest.mark.parametrize(("seq_len", "devices", "host_bytes"), [(500_000, 1, 131e9), (3_700_000, 8, 970e9 / 8)])
