@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shardwright.base import SpecError
+from shardwright.base import SpecError, nearest
 from shardwright.catalog import read_lengths, with_profile
 from shardwright.costmodel import safe_reserve
 from shardwright.costmodel.op_times import CALIBRATED
@@ -13,7 +13,9 @@ from shardwright.planner import OpenChoices
 from shardwright.profiler.machine import resolve_cluster
 from shardwright.specs import (
     APPROXIMATIONS,
+    OPTIMIZER_STATES,
     OWN_STACK,
+    QUALITY,
     ClusterSpec,
     NodeGroup,
     TrainingSpec,
@@ -157,6 +159,14 @@ def read_may_choose(options: Mapping[str, Any]) -> tuple[dict[str, Any], OpenCho
     kept = {name: closed if opened[name] else options[name] for name, closed in _CLOSED.items()}
     formats = OpenChoices.parse({"linear_formats": options["allow_precision"]}, source="--allow-precision")
     names = str(options["allow_approximate"]).split(",")
+    for name in names:
+        word, known = name.strip().partition(":")[0], (*APPROXIMATIONS, *QUALITY)
+        if (
+            word and "=" not in word and word not in (*known, *OPTIMIZER_STATES)
+        ):  # with an = it is a setting of the name before
+            raise SpecError(
+                f"--allow-approximate: '{word}' is not known; allowed: {', '.join(known)}.{nearest(word, known)}"
+            )
     optimizers = ",".join(
         name for name in names if name.strip() not in APPROXIMATIONS
     )  # the others are read with the plan's choices

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from shardwright.base.errors import SpecError
 from shardwright.cli.plan import plan as plan_command
 from shardwright.costmodel.intervals import safe_reserve
 from shardwright.costmodel.plan_file import read_plan_file
+from shardwright.jobs.options import PLAN_DEFAULTS
+from shardwright.jobs.reading import read_may_choose
 from shardwright.specs.choices import CHOICES
 from tests.cli.command import JOB, Command, assert_one_line
 
@@ -120,3 +123,11 @@ def test_context_and_expert_parallelism_can_be_set(command: Command) -> None:
 def test_experts_are_spread_where_that_is_faster(command: Command) -> None:
     mesh = command("plan", "qwen3-30b-a3b", *JOB, "--json").json()["plan_file"]["plan"]["mesh"]
     assert mesh["ep"] > 1
+
+
+def test_an_unknown_approximation_is_told_with_all_that_are_known() -> None:
+    for given, nearest in (("dilocco", "diloco"), ("mouon", "muon")):
+        with pytest.raises(
+            SpecError, match=rf"'{given}' is not known; allowed: 8-bit-gradients, .*, muon, .*Did you mean '{nearest}'"
+        ):
+            read_may_choose({**PLAN_DEFAULTS, "allow_approximate": given})
