@@ -19,7 +19,9 @@ from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.op_times.overlap import overlap_saving_seconds
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
+from shardwright.costmodel.tables.distinct_rows import distinct_rows
 from shardwright.specs import stack as stacks
+from shardwright.specs.candidates import Candidates
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.norm import Norm
 from shardwright.specs.plan import POLICIES, LayerRun, Plan, Stage
@@ -147,6 +149,40 @@ def test_a_layer_of_experts_also_launches_its_router_and_each_expert_that_the_ra
     found = rows.layer(model.layer_classes[0])
     assert found.forward_seconds.item() == pytest.approx((20 + 5 + 3 * held) / 1e3)
     assert found.backward_seconds.item() == pytest.approx((50 + 7 + 6 * held) / 1e3)
+
+
+@pytest.mark.parametrize(
+    ("zero", "forward", "backward"), [(1, 20, 50), (2, 20, 50 + 14 * 5), (3, 20 + 14 * 2, 50 + 14 * 4)]
+)
+def test_hooks_of_linears_take_the_host_as_long_as_launches(
+    trained: Trained, zero: int, forward: int, backward: int
+) -> None:
+    """A millisecond for each launch. The layer has 4 linears of attention, 3 of the shared expert, the router, and 2 of 8 experts with 3."""
+    hooks = {
+        "gathered_module_kernels_forward": 2,
+        "gathered_module_kernels_backward": 4,
+        "reduced_module_kernels_backward": 5,
+    }
+    launches = {
+        "kernels_forward": 20,
+        "kernels_backward": 50,
+        "router_kernels_forward": 0,
+        "router_kernels_backward": 0,
+    }
+    model = small_experts()
+    rows = WorkModel(model, trained(**launches, **hooks), MemoryTimes(), candidates(dp_shard=4, ep=4, zero_stage=zero))
+    found = rows.layer(model.layer_classes[0])
+    assert found.forward_seconds.item() == pytest.approx(forward / 1e3)
+    assert found.backward_seconds.item() == pytest.approx(backward / 1e3)
+
+
+def test_the_zero_stage_counts_where_hooks_do(trained: Trained) -> None:
+    """Candidates that differ in the ZeRO stage alone share their work, unless hooks take the host's time."""
+    first, other = (vars(candidates(dp_shard=8, zero_stage=zero)) for zero in (1, 3))
+    chosen = Candidates(**{name: np.concatenate([first[name], other[name]]) for name in first})
+    for hooks, kinds in ((0, 1), (2, 2)):
+        rows = distinct_rows(MODEL, trained(gathered_module_kernels_forward=hooks), chosen, MemoryTimes())
+        assert len(set(rows.of_candidate)) == kinds
 
 
 @pytest.mark.parametrize(("zero", "replicas"), [(1, 1), (0, 8), (1, 2)])

@@ -243,8 +243,9 @@ class LayerWork:
             return Passes(0 * every, 0 * every)
         dense = every * (1 - _ATTENTION_LAUNCHES * ("attention" in graphs))
         more_forward, more_backward = self._frozen_kernels
-        forward = dense * (stack.kernels_forward + more_forward)
-        backward = dense * np.maximum(0.0, stack.kernels_backward + more_backward)
+        hooks = self._hook_kernels
+        forward = dense * (stack.kernels_forward + more_forward) + hooks.forward
+        backward = dense * np.maximum(0.0, stack.kernels_backward + more_backward) + hooks.backward
         if isinstance(ffn, FeedForward):
             return Passes(forward, backward)
         held = ffn.experts / np.asarray(frame.experts.ep)
@@ -254,6 +255,17 @@ class LayerWork:
         return Passes(
             forward + router_forward + stack.expert_kernels_forward * held,
             backward + router_backward + stack.expert_kernels_backward * held,
+        )
+
+    @property
+    def _hook_kernels(self) -> Passes:
+        """Launches that the hooks of a layer's linears are worth under ZeRO-2 and ZeRO-3; each expert of a loop has its own linears."""
+        stack, zero = self.frame.stack, self.frame.candidates.zero_stage
+        sizes = [max(1, len(linear.modules)) * (linear.groups if linear.experts else 1) for linear in self._matmuls]
+        fetches, reduces = np.where(zero >= 3, sum(sizes), 0.0), np.where(zero == 2, sum(sizes), 0.0)
+        return Passes(
+            stack.gathered_module_kernels_forward * fetches,
+            stack.gathered_module_kernels_backward * fetches + stack.reduced_module_kernels_backward * reduces,
         )
 
     @cached_property
