@@ -17,8 +17,9 @@ for _name in (
     "tests.parity.updates",
 ):
     import_module(_name)
-with suppress(ImportError):  # an extra
-    import_module("pytorch_optimizer")
+for _name in ("pytorch_optimizer", "peft"):
+    with suppress(ImportError):  # an extra
+        import_module(_name)
 
 gc.collect()
 gc.freeze()  # a rank's collections pass over what it shares with the server, and copy none of its pages

@@ -30,7 +30,9 @@ def _problem(seed: int) -> Problem:
 
 def _alone(problem: Problem, training: TrainingSpec, fixed: Fixed | None = None) -> float:
     try:
-        return search(problem.model, problem.cluster, training, fixed=fixed).estimate.step_seconds
+        return search(
+            problem.model, problem.cluster, training, fixed=fixed, runners_up=0, explain_none="nothing"
+        ).estimate.step_seconds
     except InfeasibleError:
         return float("inf")
 
@@ -41,7 +43,7 @@ def test_equals_the_best_of_the_variants_alone(seed: int) -> None:
     variants = training_variants(problem.model, problem.cluster, problem.training, _MAY)
     expected = min(_alone(problem, training) for training in variants)
     try:
-        found = search(*problem, may_choose=_MAY)
+        found = search(*problem, may_choose=_MAY, runners_up=0, explain_none="nothing")
     except InfeasibleError:
         assert expected == float("inf")
         return
@@ -61,7 +63,7 @@ def test_equals_the_best_of_the_sets_of_modules_alone(seed: int) -> None:
     variants = training_variants(model, cluster, training, may)
     expected = min(_alone(problem, each, usual) for each in variants)
     try:
-        found = search(model, cluster, training, fixed=usual, may_choose=may)
+        found = search(model, cluster, training, fixed=usual, may_choose=may, runners_up=0, explain_none="nothing")
     except InfeasibleError:
         assert expected == float("inf")
         return
@@ -75,8 +77,8 @@ def test_with_a_tolerance_the_loss_stays_in_one_piece_where_pieces_save_little()
     model, cluster = load_model("llama-3.1-8b"), load_cluster("h100-sxm:8")
     training = TrainingSpec(seq_len=12288, global_batch=64, stack="torchtitan-0.3")
     fixed, may = Fixed(pp=1, cp=1, tp=1, offload_optimizer=0), OpenChoices(loss_chunks=True)
-    best = search(model, cluster, training, fixed=fixed, may_choose=may)
-    near = search(model, cluster, training, fixed=fixed, may_choose=may, tolerance=0.1)
+    best = search(model, cluster, training, fixed=fixed, may_choose=may, runners_up=0)
+    near = search(model, cluster, training, fixed=fixed, may_choose=may, tolerance=0.1, runners_up=0)
     assert best.training.loss_chunks > 1
     assert near.training == training
     assert near.fastest is not None
@@ -87,8 +89,8 @@ def test_with_a_tolerance_the_loss_stays_in_one_piece_where_pieces_save_little()
 def test_says_what_the_given_format_would_take() -> None:
     model, cluster = load_model("llama-3.1-8b"), load_cluster("h100-sxm:8")
     training = TrainingSpec(seq_len=8192, global_batch=64, stack="megatron-core")
-    found = search(model, cluster, training, may_choose=OpenChoices(linear_formats=("all",)))
-    plain = search(model, cluster, training)
+    found = search(model, cluster, training, may_choose=OpenChoices(linear_formats=("all",)), runners_up=0)
+    plain = search(model, cluster, training, runners_up=0)
     assert (found.given, plain.training, plain.as_given) == (training, training, ())
     assert found.training.precision.linear == "fp8"
     ((name, fastest),) = ((each.name, each.fastest) for each in found.as_given)
@@ -104,7 +106,7 @@ def test_a_loss_in_pieces_makes_a_job_fit() -> None:
     training = TrainingSpec(seq_len=8192, global_batch=64, stack="torchtitan-0.3")
     fixed = Fixed(pp=1, tp=1, dp_shard=8, zero_stage=3, micro_batch=8, recompute="selective", offload_optimizer=0)
     with pytest.raises(InfeasibleError):
-        search(model, cluster, training, fixed=fixed)
+        search(model, cluster, training, fixed=fixed, explain_none="nothing")
     found = search(model, cluster, training, fixed=fixed, may_choose=OpenChoices(loss_chunks=True), tolerance=0.02)
     assert found.training.loss_chunks == 4
     assert found.as_given[0].fastest is None
@@ -112,7 +114,7 @@ def test_a_loss_in_pieces_makes_a_job_fit() -> None:
 
 def test_a_search_without_time_keeps_an_admissible_bound() -> None:
     problem = _problem(701)
-    expected = search(*problem, may_choose=_MAY).estimate.step_seconds
+    expected = search(*problem, may_choose=_MAY, runners_up=0).estimate.step_seconds
     found = search(*problem, may_choose=_MAY, time_limit_seconds=1e-9)
     assert not found.complete
     assert found.bound_seconds <= expected <= found.estimate.step_seconds
