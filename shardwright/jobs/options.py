@@ -27,11 +27,14 @@ TRAINING_DEFAULTS: Mapping[str, Any] = {
     "lengths": "",
     "packing": "",
 }
-PLAN_DEFAULTS: Mapping[str, Any] = {
+COMPARE_DEFAULTS: Mapping[str, Any] = {
     **TRAINING_DEFAULTS,
     "loss_chunks": None,
     "allow_precision": "",
     "allow_approximate": "",
+}
+PLAN_DEFAULTS: Mapping[str, Any] = {
+    **COMPARE_DEFAULTS,
     "offload": False,
     **{choice.name: None for choice in CHOICES},
 }

@@ -28,6 +28,7 @@ from shardwright.planner.space import (
     kept_by,
     last_resorts,
     training_variants,
+    unstated_variants,
 )
 from shardwright.planner.stages import plan_of
 from shardwright.specs import ClusterSpec, Plan, TrainingSpec
@@ -81,11 +82,15 @@ def search(
     model = model.trained_as(training.trainable)
     if fixed.stages is None:
         check_runs(training, fixed)
-    trainings = training_variants(model, cluster, training, may_choose or OpenChoices())
+    may_choose = may_choose or OpenChoices()
+    trainings = training_variants(model, cluster, training, may_choose)
     times_of = partial(_times_of, cluster=cluster, given=training, times=times)
     resorts = last_resorts(fixed) if fixed.stages is None else [fixed]
     starts = (Portfolio.start(model, cluster, trainings, tried, times_of) for tried in resorts)
     found = _first_with_a_plan(starts, time_limit_seconds, progress)
+    if found.best is not None and fixed.stages is None:
+        others = unstated_variants(model, cluster, found.best.variant.training, may_choose, fixed)
+        found.run_unstated(model, others, times_of, started + time_limit_seconds - time.perf_counter())
     found.run_other_order(model, cluster, started + time_limit_seconds - time.perf_counter())
     if found.best is None:  # the last variant keeps least
         raise _no_plan(explain_none, model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
@@ -100,14 +105,16 @@ def search(
         training=kept,
         given=training,
         bound_seconds=found.bound_seconds(),
-        candidates_total=sum(len(variant.run.space) for variant in found.variants),
+        candidates_total=sum(len(variant.run.space) for variant in found.every),
         candidates_solved=found.solved,
         complete=found.complete,
         fixed=fixed,
         runners_up=_other_meshes(found, chosen, model, runners_up),
         fastest=None if (fastest.plan, fastest.training) == (plan, None) else fastest,
         as_given=tuple(_as_given(found, kept, training, model)),
-        trade_offs=trade_offs(found, chosen, model, cluster) if list_trade_offs and found.complete else (),
+        trade_offs=trade_offs(found, chosen, model, cluster, partial(_training_of, model=model, given=training))
+        if list_trade_offs and found.complete
+        else (),
         seconds=time.perf_counter() - started,
     )
 
@@ -164,6 +171,6 @@ def _runner_up(found: Found, model: ModelSpec, given: TrainingSpec, *, beside: T
 def _as_given(found: Portfolio, chosen: TrainingSpec, given: TrainingSpec, model: ModelSpec) -> Iterator[AsGiven]:
     """Yield for each difference of the chosen training spec the fastest plan that has the given value there."""
     for name in changed(chosen, given):
-        variants = [each for each in found.variants if keeps(each.training, given, name)]
+        variants = [each for each in found.every if keeps(each.training, given, name)]
         best = found.fastest_among(variants, _MOST_SOLVED_AS_GIVEN)
         yield AsGiven(name, None if best is None else _runner_up(best, model, given, beside=chosen))
