@@ -359,8 +359,7 @@ def _asked(parameters: dict[str, Any], report: Path | None, *outputs: Path | Non
     model = read_model(parameters["model"])
     spec = read_training(closed, model, cluster)
     note_what_profile_lacks(model, cluster, spec)
-    asked_for = may_choose.model_copy(update={"unstated": ()})  # many searches: only what was asked for
-    options = {"fixed": fixed, "may_choose": asked_for, "time_limit_seconds": limit}
+    options = {"fixed": fixed, "may_choose": may_choose, "time_limit_seconds": limit}
     return _Asked(model, cluster, spec, options, parameters)
 
 

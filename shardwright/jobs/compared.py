@@ -18,7 +18,7 @@ from shardwright.specs import ClusterSpec, Estimate, Plan, Timeline, TrainingSpe
 from shardwright.specs.model import ModelSpec
 
 from .drawn import rivals_of, write_plan_report
-from .options import COMPARE_DEFAULTS, options_of
+from .options import TRAINING_DEFAULTS, options_of
 from .planned import Planned, read_job
 from .reading import read_may_choose, read_training
 
@@ -49,7 +49,7 @@ def compare(
         SpecError: a name, a number or an option is not valid.
     """
     job, devices = read_job(model, cluster, options)
-    given = options_of(options, COMPARE_DEFAULTS, seq_len=seq_len, global_batch=global_batch)
+    given = options_of(options, TRAINING_DEFAULTS, seq_len=seq_len, global_batch=global_batch)
     closed, _ = read_may_choose(given)
     training = read_training(closed, job, devices, warnings.warn)
     names, searches = searches_of([*strategies_for(job), BEST] if strategies is None else strategies, given)
