@@ -87,11 +87,11 @@ def best(
     may_choose: OpenChoices | None = None,
 ) -> Searched:
     """Return the planner's choice, its devices, which on a mixed cluster may be a part of it, and its training spec."""
-    options = {"fixed": fixed, "may_choose": may_choose, "tolerance": TOLERANCE, "runners_up": 0}
+    options: dict[str, Any] = {"may_choose": may_choose, "tolerance": TOLERANCE, "runners_up": 0}
     if cluster.is_mixed or (fixed and fixed.approximate):
-        found = search_job(model, cluster, training, **options)
+        found = search_job(model, cluster, training, fixed=fixed, **options)
         return Searched(found.result.plan, found.cluster, found.result.training)
-    result = search(model, cluster, training, **options)
+    result = search(model, cluster, training, fixed=fixed, **options)
     return Searched(result.plan, cluster, result.training)
 
 

@@ -1,7 +1,7 @@
 """The search for the best plan, and the facts that are known about its answer."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal
 
@@ -85,13 +85,8 @@ def search(
     may_choose = may_choose or OpenChoices()
     trainings = training_variants(model, cluster, training, may_choose)
     times_of = partial(_times_of, cluster=cluster, given=training, times=times)
-    resorts = last_resorts(fixed) if fixed.stages is None else [fixed]
-    starts = (Portfolio.start(model, cluster, trainings, tried, times_of) for tried in resorts)
-    found = _first_with_a_plan(starts, time_limit_seconds, progress)
-    if found.best is not None and fixed.stages is None:
-        others = unstated_variants(model, cluster, found.best.variant.training, may_choose, fixed)
-        found.run_unstated(model, others, times_of, started + time_limit_seconds - time.perf_counter())
-    found.run_other_order(model, cluster, started + time_limit_seconds - time.perf_counter())
+    job = model, cluster, trainings, fixed, may_choose
+    found = _searched(*job, times_of, started + time_limit_seconds, progress)
     if found.best is None:  # the last variant keeps least
         raise _no_plan(explain_none, model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
     other = tolerance * OF_OTHER_AXES
@@ -117,6 +112,35 @@ def search(
         else (),
         seconds=time.perf_counter() - started,
     )
+
+
+def _searched(
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    trainings: list[TrainingSpec],
+    fixed: Fixed,
+    may_choose: OpenChoices,
+    times_of: Callable[[TrainingSpec], OpTimes],
+    deadline: float,
+    progress: Progress | None,
+) -> Portfolio:
+    """Search all variants, and then a few entries with what nobody stated, or all entries with it where nothing fits without."""
+    resorts = last_resorts(fixed) if fixed.stages is None else [fixed]
+
+    def run(variants: list[TrainingSpec]) -> Portfolio:
+        starts = (Portfolio.start(model, cluster, variants, tried, times_of) for tried in resorts)
+        return _first_with_a_plan(starts, deadline - time.perf_counter(), progress)
+
+    found = run(trainings)
+    if fixed.stages is None:
+        base = trainings[0] if found.best is None else found.best.variant.training
+        others = unstated_variants(model, cluster, base, may_choose, fixed)
+        if found.best is not None:
+            found.run_unstated(model, others, times_of, deadline - time.perf_counter())
+        elif others:
+            found = run([*trainings, *others])
+    found.run_other_order(model, cluster, deadline - time.perf_counter())
+    return found
 
 
 def _other_meshes(found: Portfolio, chosen: Found, model: ModelSpec, count: int) -> tuple[RunnerUp, ...]:

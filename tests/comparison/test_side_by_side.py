@@ -11,7 +11,7 @@ from shardwright.base import units as readable
 from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.comparison.side_by_side import Searched, compare
+from shardwright.comparison.side_by_side import Searched, SearchPlan, compare
 from shardwright.comparison.strategies import levels_of
 from shardwright.costmodel.evaluate import estimate_plan as real_estimate
 from shardwright.costmodel.evaluate import fastest
@@ -238,7 +238,7 @@ def test_what_a_search_chose_of_the_training_is_said_and_estimated() -> None:
     """A loss in pieces keeps fewer logits; the rows of the strategies and of the comparison keep the training as given."""
     chosen = TRAINING.model_copy(update={"loss_chunks": 4})
     plan = _plan("zero3")
-    searches = {"given": lambda *_: plan, "chosen": lambda *_: Searched(plan, training=chosen)}
+    searches: dict[str, SearchPlan] = {"given": lambda *_: plan, "chosen": lambda *_: Searched(plan, training=chosen)}
     given, other = compare(MODEL, cluster(4), TRAINING, strategies=(), searches=searches).rows
     assert (given.trained, given.training) == ((), None)
     assert (other.trained, other.training) == (("the loss in 4 pieces",), chosen)

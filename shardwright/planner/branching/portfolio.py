@@ -166,4 +166,4 @@ class Portfolio:
 def _data_parallel_alone(space: Space) -> Array:
     """(N,): the entries without other axes than data parallelism, and with everything on the device."""
     alone = [space.column(name) == 1 for name in ("pp", "cp", "tp")]
-    return np.all([*alone, *(space.column(name) == 0 for name in OFFLOADS)], axis=0)
+    return np.asarray(np.all([*alone, *(space.column(name) == 0 for name in OFFLOADS)], axis=0))

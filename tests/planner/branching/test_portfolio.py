@@ -130,16 +130,15 @@ class TestWhatNobodyStated:
     def test_the_answer_lies_between_that_as_given_and_that_with_all_open(self, seed: int) -> None:
         problem, usual = random_problem(seed), Fixed(order=PIPELINE_OUTERMOST)
         unstated = OpenChoices(unstated=("loss_chunks", "recompute_modules"))
-        given, everything = (
-            _alone(problem, problem.training, usual),
-            OpenChoices(loss_chunks=True, recompute_modules=True),
-        )
-        if given == float("inf"):
+        given = _alone(problem, problem.training, usual)
+        everything = OpenChoices(loss_chunks=True, recompute_modules=True)
+        try:
+            least = search(*problem, fixed=usual, may_choose=everything, explain_none="nothing").estimate.step_seconds
+        except InfeasibleError:
             with pytest.raises(InfeasibleError):
                 search(*problem, fixed=usual, may_choose=unstated, explain_none="nothing")
             return
         found = search(*problem, fixed=usual, may_choose=unstated)
-        least = search(*problem, fixed=usual, may_choose=everything).estimate.step_seconds
         assert least * (1 - 1e-9) <= found.estimate.step_seconds <= given * (1 + 1e-9)
         assert found.bound_seconds <= found.estimate.step_seconds * (1 + 1e-9)
         model = problem.model
@@ -161,6 +160,15 @@ class TestWhatNobodyStated:
         assert found.training.recompute_modules
         assert found.estimate.step_seconds <= 1.04 * given.estimate.step_seconds
         assert {each.name for each in found.as_given} == {"loss_chunks", "recompute_modules"}
+
+    def test_where_nothing_fits_as_given_all_plans_are_tried(self) -> None:
+        """The logits of 65,536 tokens in one piece are 14 bytes x 65,536 x 128,256 = 118 GB."""
+        job = load_model("llama-3.2-1b"), load_cluster("h100-sxm:1"), TrainingSpec(seq_len=65536, global_batch=1)
+        with pytest.raises(InfeasibleError):
+            search(*job, explain_none="nothing")
+        found = search(*job, may_choose=OpenChoices(unstated=("loss_chunks", "recompute_modules")))
+        assert found.training.loss_chunks > 1
+        assert [each.fastest for each in found.as_given if each.name == "loss_chunks"] == [None]
 
     def test_what_is_stated_stays(self) -> None:
         job = (
