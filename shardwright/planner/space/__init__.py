@@ -2,7 +2,7 @@
 
 from .asked import asked
 from .costs import EntryCosts, SpaceCosts, space_costs
-from .enumerate import SCHEDULES, Space, check_fixed, enumerate_space
+from .enumerate import BY_CHUNK, SCHEDULES, Space, check_fixed, enumerate_space
 from .fixed import Fixed
 from .limits import SHARES
 from .meshes import meshes_of
@@ -13,6 +13,7 @@ from .stage_sizes import ChunkSizes, chunk_sizes, near_even_sizes
 from .variants import TRIED_LOSS_CHUNKS, OpenChoices, changed, keeps, training_variants, words_of
 
 __all__ = [
+    "BY_CHUNK",
     "NEAR_THE_BEST",
     "OTHER_ORDERS_TRIED",
     "SCHEDULES",
