@@ -204,12 +204,12 @@ class DataParallel:
 
     @property
     def _gathers_each(self) -> Array:
-        return (self._column("zero_stage") >= 3) & (self._column("by_chunk") == 0)
+        return np.asarray((self._column("zero_stage") >= 3) & (self._column("by_chunk") == 0))
 
     @property
     def _gathers_by_chunk(self) -> Array:
         """(N, 1): whether ZeRO-3 frees and gathers a chunk once for all microbatches of a direction."""
-        return (self._column("zero_stage") >= 3) & (self._column("by_chunk") == 1)
+        return np.asarray((self._column("zero_stage") >= 3) & (self._column("by_chunk") == 1))
 
     @property
     def _reduces_each(self) -> Array:

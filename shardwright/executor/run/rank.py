@@ -97,7 +97,6 @@ class _Rank:
             following = spans[span.number : span.number + 1]
             phase = InPhase(
                 span,
-                of=len(spans),
                 began=self._began,
                 held=held,
                 hands_over=any(each.from_memory for each in following),

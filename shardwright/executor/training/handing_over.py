@@ -37,7 +37,6 @@ class InPhase(NamedTuple):
     """
 
     span: Span
-    of: int
     began: float
     held: HandedOver | None
     hands_over: bool
