@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shardwright.costmodel import plan_file
+from shardwright.costmodel.phases import PhasesFile, phases_file
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.specs import profile
 from shardwright.specs.profile import Profile
@@ -30,7 +31,11 @@ def test_dir_shows_the_public_names() -> None:
 
 @pytest.mark.parametrize(
     ("name", "noun"),
-    [(f"plan-{plan_file.SCHEMA_VERSION}", PlanFile), (f"profile-{profile.SCHEMA_VERSION}", Profile)],
+    [
+        (f"plan-{plan_file.SCHEMA_VERSION}", PlanFile),
+        (f"phases-{phases_file.SCHEMA_VERSION}", PhasesFile),
+        (f"profile-{profile.SCHEMA_VERSION}", Profile),
+    ],
 )
 def test_the_published_schema_is_the_one_in_use(name: str, noun: type[Spec]) -> None:
     """After a change: raise SCHEMA_VERSION if old files no longer read, and run scripts/schema."""

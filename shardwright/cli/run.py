@@ -174,6 +174,7 @@ def run(
     """Train with a plan on this machine, and compare the measurement with the prediction."""
     from shardwright.base import SpecError
     from shardwright.costmodel import read_plan_file
+    from shardwright.costmodel.phases import is_phases_file, read_phases_file
     from shardwright.executor import RunOptions
 
     if dry:
@@ -183,8 +184,10 @@ def run(
         raise SpecError("--dry-ranks goes with --dry; add it, or leave out --dry-ranks")
     refuse_existing(trace, force=False, inputs=[plan_path])
     options = RunOptions.parse(_values(context.params), source="run options")
+    phases = None
     if os.environ.get("RANK", "0") == "0":  # rank 0 speaks for all ranks of torchrun
-        read_plan_file(plan_path)  # raises for a wrong file before torch takes seconds to start
+        phases = read_phases_file(plan_path) if is_phases_file(plan_path) else None
+        _ = phases or read_plan_file(plan_path)  # raises for a wrong file before torch takes seconds to start
     try:
         from shardwright.executor.run import launch
     except ModuleNotFoundError as missing:
@@ -210,9 +213,11 @@ def run(
             del span["kind"]
         print_json({**measurement.model_dump(mode="json"), "spans": spans})
         return
-    from shardwright.reports.plan import measured_table
+    from shardwright.reports.plan import measured_phases_table, measured_table
     from shardwright.reports.traces import off_table
 
+    if phases is not None:
+        console().print(measured_phases_table(phases, measurement, warmup_steps=options.timing_warmup_steps))
     console().print(measured_table(plan_file.plan, plan_file.estimated(), measurement))
     if trace:
         console().print(off_table(off))

@@ -96,6 +96,7 @@ from .schedules import (
     check_shape,
     even_stages,
     has_shape,
+    runs_by_chunk,
     splits_backward,
     stage_ranks,
 )
@@ -237,6 +238,7 @@ __all__ = [
     "read_sync",
     "replicate_group",
     "ring_group",
+    "runs_by_chunk",
     "schedules",
     "sent_bytes",
     "shard_group",

@@ -11,6 +11,7 @@ from .choices import COLUMNS
 from .cluster import NodeGroup
 from .mesh import ORDERS, PIPELINE_INSIDE_DATA, Degrees, RankGroup
 from .plan import Plan, Sync
+from .schedules import runs_by_chunk
 
 _OFFLOADS = ("offload_gradients", "offload_parameters", "offload_nvme")
 SYNC_COLUMNS = ("sync_inner_steps", "sync_fragments", "sync_bits", "sync_delay", "sync_outer")
@@ -23,7 +24,8 @@ class Candidates(Degrees[IntArray]):
 
     `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` (N,) is the share of the optimizer on the host; `offload_gradients`, `offload_parameters` and
     `offload_nvme` are those of `Offload`.
-    `ulysses_degree` counts the ranks of cp that trade heads in "ulysses-ring". `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`, `order` indexes `ORDERS`. The columns
+    `ulysses_degree` counts the ranks of cp that trade heads in "ulysses-ring". `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`, `order` indexes `ORDERS`. `by_chunk` is 1 where the schedule runs all
+    microbatches of a rank's chunk before the next chunk. The columns
     of `SYNC_COLUMNS` are the fields of `Sync` (`sync_columns`). The axes
     of context and of experts are optional; without them no candidate has these axes.
     """
@@ -45,6 +47,7 @@ class Candidates(Degrees[IntArray]):
     ulysses_degree: IntArray = field(default_factory=lambda: np.array(1))
     expert_dispatch: IntArray = field(default_factory=lambda: np.array(0))
     order: IntArray = field(default_factory=lambda: np.array(0))
+    by_chunk: IntArray = field(default_factory=lambda: np.array(0))
     offload_gradients: Array = field(default_factory=lambda: np.array(0.0))
     offload_parameters: Array = field(default_factory=lambda: np.array(0.0))
     offload_nvme: Array = field(default_factory=lambda: np.array(0.0))
@@ -65,6 +68,7 @@ class Candidates(Degrees[IntArray]):
             "ulysses_degree",
             "expert_dispatch",
             "order",
+            "by_chunk",
         ):
             object.__setattr__(self, name, np.broadcast_to(getattr(self, name), self.pp.shape))
 
@@ -74,6 +78,7 @@ class Candidates(Degrees[IntArray]):
         values = {choice.name: choice.number(choice.of_plan(plan) or 0) for choice in COLUMNS if not choice.values}
         named = {choice.name: choice.number(choice.of_plan(plan)) for choice in COLUMNS if choice.values}
         every = values | named | {"microbatches": plan.microbatches} | sync_columns(plan.sync)
+        every |= {"by_chunk": int(runs_by_chunk(plan.schedule))}
         return cls(**{name: np.array([value]) for name, value in every.items()})
 
     def __len__(self) -> int:

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 from shardwright.base import SpecError, nearest
 
-ScheduleName = Literal["gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe-v"]
+ScheduleName = Literal[
+    "gpipe", "1f1b", "interleaved-1f1b", "breadth-first", "zb-h1", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe-v"
+]
 Placement = Literal["loop", "v"]
 
 _Number = TypeVar("_Number", bound=np.generic)
@@ -35,6 +37,7 @@ _SHAPES: dict[ScheduleName, _Shape] = {
     "gpipe": _Shape(),
     "1f1b": _Shape(),
     "interleaved-1f1b": _Shape(stages_per_rank=None, least_pp=2),
+    "breadth-first": _Shape(stages_per_rank=None, least_pp=2),
     "zb-h1": _Shape(splits=True),
     "zb-2p": _Shape(splits=True),
     "zb-v": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
@@ -96,6 +99,11 @@ def _check_stages(name: ScheduleName, pp: int, stages: int) -> None:
 def splits_backward(name: ScheduleName) -> bool:
     """Whether some backwards are split, so that a microbatch's weight gradient may come later than its input gradient."""
     return _SHAPES[name].splits
+
+
+def runs_by_chunk(name: ScheduleName) -> bool:
+    """Whether a rank runs all microbatches of one of its stages before those of the next, in each direction."""
+    return name == "breadth-first"
 
 
 def by_rank(name: ScheduleName, pp: int, per_stage: NDArray[_Number]) -> NDArray[_Number]:

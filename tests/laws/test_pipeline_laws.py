@@ -31,6 +31,8 @@ def shapes(draw: st.DrawFn) -> Shape:
     if name == "interleaved-1f1b":
         pp = draw(st.integers(2, 5))
         return name, pp, draw(st.integers(2, 4)), pp * draw(st.integers(1, 8))
+    if name == "breadth-first":
+        return name, draw(st.integers(2, 5)), draw(st.integers(2, 4)), draw(st.integers(1, 20))
     if name in ("zb-v", "v-half", "v-min", "dualpipe-v"):
         pp = draw(st.integers(2, 5))
         return name, pp, 2, draw(st.integers(2 * pp if name == "dualpipe-v" else 1, 30))

@@ -126,6 +126,29 @@ CASES = {
         ),
         (sabotage.scale_by_microbatches,),
     ),
+    "breadth-first, zero 3": Case(
+        plan_file(
+            LLAMA_4,
+            plan(*[(layers(1, zero=3),)] * 4, pp=2, dp_shard=2, microbatches=2, schedule="breadth-first"),
+        ),
+        (sabotage.lose_last_microbatch,),
+    ),
+    "breadth-first, uneven, zero by layer": Case(
+        plan_file(
+            QWEN3_4 | {"num_hidden_layers": 5},
+            plan(
+                (layers(1, zero=3),),
+                (layers(1, zero=1),),
+                (layers(1, zero=2), layers(1, zero=3)),
+                (layers(1, zero=2),),
+                pp=2,
+                dp_shard=2,
+                microbatches=2,
+                schedule="breadth-first",
+            ),
+        ),
+        (sabotage.scale_by_microbatches,),
+    ),
     "interleaved, uneven, zero by layer": Case(
         plan_file(
             QWEN3_4 | {"num_hidden_layers": 5},

@@ -31,6 +31,7 @@ from shardwright.specs.training import TrainingSpec
 from tests.planner.priced_plans import priced_plans
 
 _ZERO_STAGES: tuple[ZeroStage, ...] = (0, 1, 2, 3)
+_SEVERAL: tuple[ScheduleName, ...] = ("interleaved-1f1b", "breadth-first")
 _IN_A_V: tuple[ScheduleName, ...] = ("zb-v", "v-half", "v-min", "dualpipe-v")
 _EIGHTHS = tuple(step / 8 for step in range(9))
 
@@ -73,6 +74,9 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                 continue
             same_as_1f1b = mesh.pp == 1 or training.global_batch == sequences
             if schedule == "gpipe" and fixed.schedule is None and same_as_1f1b:
+                continue
+            gains = zero_stage >= 2 and training.global_batch > sequences
+            if schedule == "breadth-first" and fixed.schedule is None and not gains:
                 continue
             if vocabulary != "none" and schedule not in ("gpipe", "1f1b", "v-half"):
                 continue
@@ -201,7 +205,8 @@ def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:
     ]
     split: list[tuple[ScheduleName, int]] = [("zb-h1", 1), ("zb-2p", 1)]
     split += [(name, 2) for name in _IN_A_V if 2 in chunks]
-    return [("1f1b", 1), ("gpipe", 1), *(("interleaved-1f1b", count) for count in chunks), *split]
+    several: list[tuple[ScheduleName, int]] = [(name, count) for name in _SEVERAL for count in chunks]
+    return [("1f1b", 1), ("gpipe", 1), *several, *split]
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,7 @@ from tests.planner.small_problems import Problem, random_problem
 
 _SAMPLE = 4
 _SCHEDULES: tuple[ScheduleName, ...] = (
-    "1f1b", "gpipe", "interleaved-1f1b", "zb-h1", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe-v"
+    "1f1b", "gpipe", "interleaved-1f1b", "breadth-first", "zb-h1", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe-v"
 )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ NETWORKS = (
         "1",
         "Galvatron",
         "No figure in the abstract. ZeRO stage, recompute and offload are chosen layer class by layer class, and by stage; tp is one degree for "
-        "all layers. `run --replan` plans anew between steps, not by phases of training.",
+        "all layers. `plan --phases` plans each phase of a training, and what the switches between them take.",
     ),
     System("4", "GPipe", check=_gpipe),
     System(

@@ -36,7 +36,7 @@ MicroBatchOption = Annotated[str | None, typer.Option(help=f"Fix the sequences o
 ScheduleOption = Annotated[
     str | None,
     typer.Option(
-        help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b, zb-h1, zb-2p, zb-v, v-half, v-min, dualpipe-v; or list several."
+        help="Fix the schedule: gpipe, 1f1b, interleaved-1f1b, breadth-first, zb-h1, zb-2p, zb-v, v-half, v-min, dualpipe-v; or list several."
     ),
 ]
 VocabularyParallelOption = Annotated[

@@ -19,6 +19,7 @@ from shardwright.specs import (
     by_rank,
     by_stage,
     check_shape,
+    runs_by_chunk,
     splits_backward,
     stage_ranks,
 )
@@ -40,7 +41,7 @@ def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches
     backwards are walked through instead.
 
     GPipe: every microbatch. 1F1B: min(microbatches, pp - rank). ZB-H1: min(microbatches, pp). ZB-2p: min(microbatches,
-    2 pp - 1).
+    2 pp - 1). Breadth-first: every microbatch on every stage.
 
     Raises:
         SpecError: no such schedule.
@@ -49,6 +50,10 @@ def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches
     if splits_backward(name):
         walked = split_counts(name, pp, stages_per_rank, microbatches)
         return tuple(np.unique(counts.sum(axis=1), axis=0) for counts in walked)
+    if runs_by_chunk(name):
+        every = np.full((1, stages_per_rank), microbatches)
+        every.setflags(write=False)
+        return (every,) * pp
     return tuple(_alive_counts_of_rank(name, pp, stages_per_rank, microbatches, rank) for rank in range(pp))
 
 

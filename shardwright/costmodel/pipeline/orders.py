@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from shardwright.specs import ScheduleName
+from shardwright.specs import ScheduleName, runs_by_chunk
 
 from .action import Action, ActionKind, Overlap, Work
 from .building_block import repeated_order
@@ -17,12 +17,12 @@ from .building_block import repeated_order
 def warm_up_forwards(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int, rank: int) -> int:
     """Return the number of forwards that `rank` runs before it alternates one forward with one backward.
 
-    GPipe: all of them. 1F1B and ZB-H1: pp - 1 - rank, the number of ranks below. ZB-2p: twice as many. Interleaved:
+    GPipe and breadth-first: all of them. 1F1B and ZB-H1: pp - 1 - rank, the number of ranks below. ZB-2p: twice as many. Interleaved:
     (stages_per_rank - 1) * pp + 2 (pp - 1 - rank); the factor 2 leaves every message one action of slack (Narayanan et
     al. 2021, arXiv 2104.04473, section 2.2, and Megatron-LM's schedule). The number never exceeds that of the forwards.
     """
     forwards = microbatches * stages_per_rank
-    if name == "gpipe":
+    if name == "gpipe" or runs_by_chunk(name):
         return forwards
     below = pp - 1 - rank
     return min(forwards, below if name in ("1f1b", "zb-h1") else (stages_per_rank - 1) * pp + 2 * below)
@@ -53,6 +53,21 @@ def _interleaved_order(rank: int, pp: int, stages_per_rank: int, microbatches: i
                 backwards.append(Action(mirrored, ActionKind.BACKWARD, microbatch))
     warm_up = warm_up_forwards("interleaved-1f1b", pp, stages_per_rank, microbatches, rank)
     return _alternate(forwards, backwards, warm_up)
+
+
+def _breadth_first_order(rank: int, pp: int, stages_per_rank: int, microbatches: int) -> Iterator[Action]:
+    """All microbatches pass a rank's first chunk, then all of them the next; backwards in the reverse order (Lamy-Poirier 2023,
+    arXiv 2211.05953, section 4.1, in torch's order).
+
+    So a rank needs the parameters of one chunk at a time, and gathers and reduces them once for all microbatches.
+    """
+    stages = range(rank, pp * stages_per_rank, pp)
+    for stage in stages:
+        for microbatch in range(microbatches):
+            yield Action(stage, ActionKind.FORWARD, microbatch)
+    for stage in reversed(stages):
+        for microbatch in reversed(range(microbatches)):
+            yield Action(stage, ActionKind.BACKWARD, microbatch)
 
 
 def _alternate(forwards: list[Action], backwards: list[Action], warm_up: int) -> Iterator[Action]:
@@ -217,6 +232,7 @@ ORDERS: dict[ScheduleName, Callable[[int, int, int, int], Iterator[Work]]] = {
     "gpipe": _gpipe_order,
     "1f1b": _one_forward_one_backward_order,
     "interleaved-1f1b": _interleaved_order,
+    "breadth-first": _breadth_first_order,
     "zb-h1": _zb_h1_order,
     "zb-2p": _zb_2p_order,
     "zb-v": _zb_v_order,

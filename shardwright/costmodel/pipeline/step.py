@@ -22,6 +22,7 @@ _ENDS: dict[ScheduleName, Callable[[StageCosts, int], FloatArray]] = {
     "gpipe": gpipe_ends,
     "1f1b": one_forward_one_backward_ends,
     "interleaved-1f1b": interleaved_ends,
+    "breadth-first": partial(longest_path_ends, "breadth-first"),
     "zb-h1": partial(longest_path_ends, "zb-h1"),
     "zb-2p": partial(longest_path_ends, "zb-2p"),
     "zb-v": partial(longest_path_ends, "zb-v"),

@@ -22,7 +22,7 @@ from shardwright.specs.model import ModelSpec
 
 from .activation_offload import ActivationOffload
 from .cost_tables import CostTables, Seconds, StaticBytes
-from .data_parallel import DataParallel, defers, sharded
+from .data_parallel import DataParallel, defers, reduces_by_chunk, sharded
 from .distinct_rows import DistinctRows, distinct_rows
 from .memory import message_bytes
 from .straggler import largest_of
@@ -199,7 +199,7 @@ class _Builder:
         microbatches add up to varies by the root of M.
         """
         chosen = self.candidates
-        meetings = np.where(chosen.zero_stage >= 3, 1.0, chosen.microbatches)
+        meetings = np.where((chosen.zero_stage >= 3) & (chosen.by_chunk == 0), 1.0, chosen.microbatches)
         return np.asarray(largest_of(chosen.dp) / np.sqrt(meetings))[:, None]
 
     def _traffic(self, forward: Array, backward: Array) -> DataParallel:
@@ -375,7 +375,7 @@ class _Builder:
         if self.training.stack != OWN_STACK:
             return copies
         microbatches = self._column("microbatches")
-        repeats = np.where(self._column("zero_stage") >= 2, microbatches, 1)
+        repeats = np.where((self._column("zero_stage") >= 2) & (self._column("by_chunk") == 0), microbatches, 1)
         size_bytes = self.training.precision.parameter_bytes_per_element * parameters
         size_bytes = size_bytes + np.where(self._column("zero_stage") >= 3, traffic.whole_frozen_bytes, 0.0)
         return copies + self.times.sharding_seconds(size_bytes, microbatches, repeats)
@@ -473,9 +473,13 @@ class _Builder:
         )
         widened = 4.0 if stack.widens_gradients and gradient < element else 0.0
         streams = traffic.streamed
-        kept_gathered = np.where(freed, 0.0, (1 - streams) * gathered)
+        # of a rank's chunks one is gathered at a time, and one has whole gradients; layers at their ends lie in the window
+        by_chunk, of_chunk = self._column("by_chunk") == 1, 1 / self._column("stages_per_rank")
+        kept_gathered = np.where(freed, by_chunk * of_chunk, 1.0) * (1 - streams) * gathered
         summed = (self._column("microbatches") > 1) * self._column("offload_gradients")
         gradients = np.where(whole_gradients, (1 - summed) * whole, device_gradient)
+        sums_by_chunk = reduces_by_chunk(self.candidates)[:, None] & ~whole_gradients & accumulated
+        gradients = gradients + sums_by_chunk * of_chunk * gradient * parameters
         reduces = (self._column("data_ranks") > 1) | (summed > 0)
         window = np.zeros(shard.shape) if matrices is None else matrices.temporary_bytes
         layerwise = self.training.method.layerwise

@@ -2,7 +2,8 @@
 
 The model follows the executor, with and without a pipeline. FSDP2 keeps fp32 shards, gathers a compute-format copy of
 each layer, and reduces gradients in the reduction format. Under ZeRO-2 and -3 it reduces into the shard after every
-microbatch; under ZeRO-0 and -1 after the last one. Between replicas it reduces once a step. The shards of a parameter
+microbatch; under ZeRO-0 and -1 after the last one. A schedule that runs all microbatches of a chunk before the next chunk (breadth-first)
+gathers a chunk once for all their forwards and once for all their backwards, and reduces it after the last of them. Between replicas it reduces once a step. The shards of a parameter
 lie on the ranks of dp_shard and cp alike, as in torchtitan, so gradients are summed over both. Experts that ep spreads
 have shards and replicas of their own.
 """
@@ -63,7 +64,7 @@ class DataParallel:
         )
 
     def in_first_forward(self) -> Exposed:
-        """Once a step: below ZeRO-3 the parameters are gathered at their first use.
+        """Once a step: below ZeRO-3 the parameters are gathered at their first use. So are a chunk's whose microbatches follow each other.
 
         All ranks gather from the start of the step. When the first microbatch comes to a later rank, that rank's own
         gathers are past: they took as long as those of the first rank, which the microbatch has waited for. So its way
@@ -85,10 +86,12 @@ class DataParallel:
         return Exposed(found.network, found.host_copy + self._copied_in_forward())
 
     def in_last_backward(self) -> Exposed:
-        """Once a step: seconds that a postponed reduction, and the one between replicas, add to `in_backward`."""
+        """Once a step: seconds that a postponed reduction, and the one between replicas, add to `in_backward`; where the microbatches of
+        a chunk follow each other, also the gather that they all need."""
         network, copies = self._each_backward()
         put_off = ~self._reduces_each
         once = put_off * self._reduce_seconds + self._replica_seconds
+        once = once + (self._gathers_by_chunk & self._gathers_again) * self._gather_seconds
         if not self.training.software.overlaps_reduction:
             return Exposed(
                 once[..., None] + np.zeros_like(self.backward), (put_off * self._last_gradients_seconds)[..., None]
@@ -115,14 +118,17 @@ class DataParallel:
         candidates, each = self.candidates, self._column("microbatches")
         parameters = self.parameters * (candidates.shards > 1)[:, None]
         experts = self.expert_parameters * (candidates.expert_shards > 1)[:, None]
-        gathers = np.where(self._gathers_each, each * (1 + self._gathers_again), 1) * stack.copies_gathered
+        gathers = np.where(
+            self._gathers_each, each * (1 + self._gathers_again), 1 + self._gathers_by_chunk * self._gathers_again
+        )
+        gathers = gathers * stack.copies_gathered
         reduces = np.where(self._reduces_each, each, 1) * stack.copies_gradients
         made = precision.activation_bytes_per_element
         joined = made + (precision.gradient_bytes_per_element if stack.copies_gathered else made)
         copied = (parameters + experts) * (gathers * 2 * self.gathered_bytes + reduces * joined)
         frozen = self.frozen_bytes * (candidates.shards > 1)[:, None]
         frozen = frozen + self.expert_frozen_bytes * (candidates.expert_shards > 1)[:, None]
-        return np.asarray(copied + np.where(self._gathers_each, gathers * 2 * frozen, 0.0))
+        return np.asarray(copied + np.where(self._column("zero_stage") >= 3, gathers * 2 * frozen, 0.0))
 
     def summed_bytes(self) -> Array:
         """(N, R): memory traffic of adding the gradients of a step's microbatches up, in kernels on the stream of the compute.
@@ -164,11 +170,11 @@ class DataParallel:
     def _chunks_behind(self) -> Array:
         """(N, 1, 1): number of microbatch passes of a row behind which its once-a-step traffic can hide.
 
-        A rank with several pipeline chunks continues with the next chunk for pp microbatches. For the last chunk only
+        A rank with several pipeline chunks continues with the next chunk for pp microbatches, or for all of them. For the last chunk only
         its own pass remains.
         """
-        chunks, pp = self._column("stages_per_rank"), self._column("pp")
-        others = np.minimum(pp, self._column("microbatches")) - 1
+        chunks, pp, microbatches = (self._column(name) for name in ("stages_per_rank", "pp", "microbatches"))
+        others = np.where(self._column("by_chunk") == 1, microbatches, np.minimum(pp, microbatches)) - 1
         return np.asarray(1 + (chunks - 1) / chunks * others)[..., None]
 
     def _each_backward(self) -> tuple[Array, Array]:
@@ -198,16 +204,22 @@ class DataParallel:
 
     @property
     def _gathers_each(self) -> Array:
-        return self._column("zero_stage") >= 3
+        return np.asarray((self._column("zero_stage") >= 3) & (self._column("by_chunk") == 0))
+
+    @property
+    def _gathers_by_chunk(self) -> Array:
+        """(N, 1): whether ZeRO-3 frees and gathers a chunk once for all microbatches of a direction."""
+        return np.asarray((self._column("zero_stage") >= 3) & (self._column("by_chunk") == 1))
 
     @property
     def _reduces_each(self) -> Array:
-        return np.asarray((self._column("zero_stage") >= 2) & ~defers(self.training, self.candidates)[:, None])
+        put_off = defers(self.training, self.candidates) | reduces_by_chunk(self.candidates)
+        return np.asarray((self._column("zero_stage") >= 2) & ~put_off[:, None])
 
     @property
     def _gather_seconds(self) -> Array:
         """Seconds of gathering a row. Below ZeRO-3 frozen weights stay where they are."""
-        frozen = np.where(self._gathers_each, 1.0, 0.0)
+        frozen = np.where(self._column("zero_stage") >= 3, 1.0, 0.0)
         return self._over_shards(
             "all_gather",
             self.gathered_bytes * self.parameters + frozen * self.frozen_bytes,
@@ -238,7 +250,7 @@ class DataParallel:
     def _over_group(self, name: CollectiveName, size_bytes: Array, group: RankGroup) -> Array:
         """Seconds of one collective over shards. Under ZeRO-3 across nodes, a stack
         reaches only its share of the network's rate."""
-        slowed = self._gathers_each & (np.asarray(group.nodes) > 1)
+        slowed = (self._column("zero_stage") >= 3) & (np.asarray(group.nodes) > 1)
         share = np.where(slowed, self.training.software.shard_network_fraction, 1.0)
         return np.asarray(self.times.collective_seconds(name, size_bytes, group) / share)
 
@@ -311,6 +323,11 @@ class DataParallel:
 def defers(training: TrainingSpec, candidates: Candidates) -> Array:
     """(N,): whether ZeRO 2 and 3 reduce once a step (see `Stack.defers_reduction`)."""
     return np.asarray((candidates.pp > 1) & training.software.defers_reduction)
+
+
+def reduces_by_chunk(candidates: Candidates) -> Array:
+    """(N,): whether ZeRO 2 and 3 reduce a chunk once for all its microbatches, which follow each other."""
+    return np.asarray((candidates.by_chunk == 1) & (candidates.zero_stage >= 2))
 
 
 def sharded(candidates: Candidates, parameters: Array, expert_parameters: Array) -> tuple[Array, Array]:

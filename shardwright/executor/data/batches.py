@@ -11,7 +11,7 @@ from shardwright.costmodel import PlanFile
 from shardwright.executor import RunOptions
 
 from .documents import DocumentBatches, Sequences
-from .windows import Batches, named_data, open_batches, open_stream, shuffled
+from .windows import START, Batches, Begins, named_data, open_batches, open_stream, shuffled
 
 BLOCK = 1000
 """Sequences in which the shares are kept; a share is thus one of whole thousandths."""
@@ -28,9 +28,15 @@ class Mixture:
     """
 
     def __init__(
-        self, sources: Sequence[Batches | DocumentBatches], weights: Sequence[float], *, global_batch: int, seed: int
+        self,
+        sources: Sequence[Batches | DocumentBatches],
+        weights: Sequence[float],
+        *,
+        global_batch: int,
+        seed: int,
+        begins: Begins = START,
     ) -> None:
-        self.sources, self._global_batch, self._seed = tuple(sources), global_batch, seed
+        self.sources, self._global_batch, self._seed, self._begins = tuple(sources), global_batch, seed, begins
         self._counts = _shares(weights)
         self._ends = np.cumsum(self._counts)
 
@@ -48,7 +54,7 @@ class Mixture:
     def at(self, step: int, *, dp_rank: int = 0, dp_size: int = 1) -> Sequences:
         """Return the sequences of one data-parallel rank in `step` (from 1)."""
         share = self._global_batch // dp_size
-        first = (step - 1) * self._global_batch + dp_rank * share
+        first = self._begins.first(step, self._global_batch) + dp_rank * share
         rows = [self.sources[source].row(number) for source, number in map(self.place, range(first, first + share))]
         inputs, labels = (
             torch.from_numpy(np.stack(part)) for part in ([row[0] for row in rows], [row[1] for row in rows])
@@ -82,21 +88,26 @@ PlanBatches = Batches | DocumentBatches | Mixture
 
 
 def open_plan_batches(
-    plan_file: PlanFile, options: RunOptions, *, progress: Callable[[str], None] = lambda _line: None
+    plan_file: PlanFile,
+    options: RunOptions,
+    *,
+    progress: Callable[[str], None] = lambda _line: None,
+    begins: Begins = START,
 ) -> PlanBatches:
     """Return the batches of a run of this plan, of documents where the plan is for documents of several lengths, and a mixture where
-    the data have weights. `progress` is told what becomes of text.
+    the data have weights. `progress` is told what becomes of text. `begins`: of a phase of the run.
 
     Raises:
         SpecError: the model's config has no vocabulary size, or the data is not valid for it; it does not say where documents end.
     """
     if not options.data_weights:
-        return _open_source(plan_file, options, progress)
+        return _open_source(plan_file, options, progress, begins)
     sources = []
     for path in options.data:
         one = options.model_copy(update={"data": (path,), "data_weights": (1.0,)})
         sources.append(_open_source(plan_file, one, progress))
-    return Mixture(sources, options.data_weights, global_batch=plan_file.training.global_batch, seed=options.seed)
+    batch, seed = plan_file.training.global_batch, options.seed
+    return Mixture(sources, options.data_weights, global_batch=batch, seed=seed, begins=begins)
 
 
 def open_held_back(plan_file: PlanFile, options: RunOptions) -> Batches | DocumentBatches | None:
@@ -122,7 +133,7 @@ def said_of(batches: PlanBatches, plan_file: PlanFile) -> Iterator[str]:
 
 
 def _open_source(
-    plan_file: PlanFile, options: RunOptions, progress: Callable[[str], None]
+    plan_file: PlanFile, options: RunOptions, progress: Callable[[str], None], begins: Begins = START
 ) -> Batches | DocumentBatches:
     vocab_size = plan_file.model_config_json.get("vocab_size")
     if not isinstance(vocab_size, int):
@@ -141,6 +152,7 @@ def _open_source(
             global_batch=training.global_batch,
             seed=options.seed,
             named=named_data(options),
+            begins=begins,
         )
     if options.data_format == "chat":
         raise SpecError(
@@ -153,6 +165,7 @@ def _open_source(
         global_batch=training.global_batch,
         vocab_size=vocab_size,
         progress=progress,
+        begins=begins,
     )
 
 

@@ -14,7 +14,7 @@ from shardwright.executor.parallel import IGNORED_LABEL
 from shardwright.specs import Packing
 
 from .token_streams import TokenStream
-from .windows import shuffled
+from .windows import START, Begins, shuffled
 
 _PIECES_AT_ONCE = 2**14
 _FEWEST = 2
@@ -74,7 +74,9 @@ class DocumentBatches:
         global_batch: int,
         seed: int,
         named: str = "the data",
+        begins: Begins = START,
     ) -> None:
+        self._begins = begins
         self._stream, self._seq_len, self._global_batch, self._seed = stream, seq_len, global_batch, seed
         self._packing = packing
         self._pieces = _pieces_of(stream.document_ends, seq_len, whole=packing == "padded")
@@ -116,7 +118,7 @@ class DocumentBatches:
     def at(self, step: int, *, dp_rank: int = 0, dp_size: int = 1) -> Sequences:
         """Return the sequences of one data-parallel rank in `step` (from 1)."""
         share = self._global_batch // dp_size
-        first = (step - 1) * self._global_batch + dp_rank * share
+        first = self._begins.first(step, self._global_batch) + dp_rank * share
         rows = [self._sequence(first + row) for row in range(share)]
         inputs, labels, places = (torch.from_numpy(np.stack(parts)) for parts in zip(*rows, strict=True))
         return Sequences(inputs, labels, places if self._packing == "packed" else None)

@@ -6,7 +6,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -30,21 +30,43 @@ _LARGE_VOCABULARY = 1024
 """A vocabulary beyond it was made by a tokenizer, not for bytes."""
 
 
+class Begins(NamedTuple):
+    """Where a phase of a run begins: after so many steps, at the sequence of that number."""
+
+    steps: int = 0
+    sequences: int = 0
+
+    def first(self, step: int, global_batch: int) -> int:
+        """Return the number of the first sequence of `step` (from 1 on over the whole run)."""
+        return self.sequences + (step - self.steps - 1) * global_batch
+
+
+START = Begins()
+
+
 class Batches:
     """The global batch of a step, as a pure function of (seed, step, data).
 
     The stream is cut into windows of `seq_len` + 1 tokens that overlap by one. Each epoch takes every window once, in
     its own order. The sequences of step k are the k-th `global_batch` windows of that order. Data-parallel rank r takes
-    the r-th contiguous slice of them, so plans with different meshes see the same steps.
+    the r-th contiguous slice of them, so plans with different meshes see the same steps. A phase of a run counts from where it `begins`.
 
     Raises:
         SpecError: the data holds less than one window.
     """
 
     def __init__(
-        self, stream: TokenStream, *, seq_len: int, global_batch: int, seed: int, named: str = "the data"
+        self,
+        stream: TokenStream,
+        *,
+        seq_len: int,
+        global_batch: int,
+        seed: int,
+        named: str = "the data",
+        begins: Begins = START,
     ) -> None:
         self._stream, self._seq_len, self._global_batch, self._seed = stream, seq_len, global_batch, seed
+        self._begins = begins
         self._windows = (stream.length - 1) // seq_len
         if self._windows < 1:
             raise SpecError(
@@ -67,7 +89,7 @@ class Batches:
         A label is the token after the input at its place.
         """
         share = self._global_batch // dp_size
-        first = (step - 1) * self._global_batch + dp_rank * share
+        first = self._begins.first(step, self._global_batch) + dp_rank * share
         rows = torch.from_numpy(np.stack([self._sequence(first + row) for row in range(share)]))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
@@ -104,7 +126,13 @@ Say = Callable[[str], None]
 
 
 def open_batches(
-    options: RunOptions, *, seq_len: int, global_batch: int, vocab_size: int, progress: Say = lambda _line: None
+    options: RunOptions,
+    *,
+    seq_len: int,
+    global_batch: int,
+    vocab_size: int,
+    progress: Say = lambda _line: None,
+    begins: Begins = START,
 ) -> Batches:
     """Return the batches that `options` request.
 
@@ -112,7 +140,8 @@ def open_batches(
         SpecError: a path is missing or empty, its tokens don't fit the vocabulary, or there are too few.
     """
     stream = open_stream(options, vocab_size, progress=progress)
-    return Batches(stream, seq_len=seq_len, global_batch=global_batch, seed=options.seed, named=named_data(options))
+    named = named_data(options)
+    return Batches(stream, seq_len=seq_len, global_batch=global_batch, seed=options.seed, named=named, begins=begins)
 
 
 def named_data(options: RunOptions) -> str:

@@ -29,11 +29,15 @@ class Ending(NamedTuple):
 
 
 class Limits:
-    """Asks all ranks after each step, as they must decide the same. The clock is that of rank 0, from the start of the process."""
+    """Asks all ranks after each step, as they must decide the same. The clock is that of rank 0, from the start of the process, which
+    `began` at that time by `time.monotonic`."""
 
-    def __init__(self, options: RunOptions, stop: StopRequest, device: torch.device) -> None:
+    def __init__(
+        self, options: RunOptions, stop: StopRequest, device: torch.device, *, began: float | None = None
+    ) -> None:
         self._options, self._stop, self._device = options, stop, device
-        self._begin = self._saved = time.monotonic()
+        self._saved = time.monotonic()
+        self._begin = self._saved if began is None else began
 
     def ask(self, *, unsaved: bool) -> Ending:
         """Return the decision; every rank calls this."""

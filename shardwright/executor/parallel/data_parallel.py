@@ -123,36 +123,51 @@ class GradientSync:
     microbatches and reduces them once; so does ZeRO-0. Between replicas (dp_replicate) gradients are reduced once a
     step.
 
+    With `by_chunk` all forward passes of the stage follow each other, and so do all backward passes (breadth-first). ZeRO-3 then gathers once for
+    each of the two, and ZeRO-2 and 3 reduce once, after the last.
+
     Offload changes two of these: layers whose weights are streamed are freed after every pass, and gradients that the host sums
     are handed out after every microbatch.
     """
 
-    def __init__(self, stage: StageModule, *, zero_stage: int, offload: Offload | None = None) -> None:
+    def __init__(
+        self, stage: StageModule, *, zero_stage: int, offload: Offload | None = None, by_chunk: bool = False
+    ) -> None:
         offload = offload or Offload()
         by_path = dict(zip(stage.layer_paths, (run.zero_stage for run in stage.strategies), strict=True))
         streams = streamed_layers(len(stage.layer_paths), offload.parameter_fraction)
         streamed = {path for path, comes in zip(stage.layer_paths, streams, strict=True) if comes}
         layers = f"{stage.structure.layers}."
         depth = layers.count(".") + 1
-        self._root = stage
+        self._root, self._by_chunk = stage, by_chunk
         self._host_sums = offload.gradient_fraction > 0
-        self._parts = [
-            (module, by_path.get(path, zero_stage), path in streamed)
-            for path, module in (
-                (".".join(inner.split(".")[:depth]), module)
-                for inner, module in stage.named_modules()
-                if isinstance(module, FSDPModule)
-            )
+        named = [
+            (".".join(inner.split(".")[:depth]), module)
+            for inner, module in stage.named_modules()
+            if isinstance(module, FSDPModule)
         ]
+        self._parts = [(module, by_path.get(path, zero_stage), path in streamed) for path, module in named]
+        freed = {
+            *(path for path, stage in by_path.items() if stage == 3),
+            *([stage.structure.embedding] * (zero_stage == 3)),
+        }
+        self._freed_forward = [module for path, module in named if path in freed - streamed]
         self.engine: OffloadEngine | None = None
         _prefetch_within_microbatch(stage, from_the_first=stage.trains_below)
+
+    def before_forward(self, *, last: bool) -> None:
+        """Set every part up for the forward pass of one microbatch; `last`: no other one follows before the backward passes."""
+        if self._by_chunk:
+            for part in self._freed_forward:
+                part.set_reshard_after_forward(last, recurse=False)
 
     def before_backward(self, *, last: bool) -> None:
         """Set every part up for the backward pass of one microbatch; `last`: it is the last of the step."""
         for part, zero_stage, is_streamed in self._parts:
-            part.set_requires_gradient_sync(last or zero_stage >= 2 or self._host_sums, recurse=False)
+            reduces, frees = (not self._by_chunk and zero_stage >= least for least in (2, 3))
+            part.set_requires_gradient_sync(last or reduces or self._host_sums, recurse=False)
             part.set_requires_all_reduce(last, recurse=False)
-            part.set_reshard_after_backward(last or zero_stage == 3 or is_streamed, recurse=False)
+            part.set_reshard_after_backward(last or frees or is_streamed, recurse=False)
         if self.engine is not None:
             self.engine.before_backward(self._root, last=last)
         assert isinstance(self._root, FSDPModule)

@@ -21,7 +21,7 @@ from shardwright.executor.model import MeshRanks, Skeleton, StageModule, attend_
 from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
 from shardwright.executor.replicas import Agreement, agreement
 from shardwright.executor.routers import RouterLoss, router_spec
-from shardwright.specs import Plan
+from shardwright.specs import Plan, runs_by_chunk
 
 from .accumulation import Accumulation
 from .clipping import gradient_norm, gradient_norms, local_gradient, scale_gradients
@@ -74,7 +74,9 @@ class Engine:
         if builder.loss.routers is not None:
             builder.loss.routers.watch(self.model_parts)
         syncs = {
-            index: GradientSync(stage, zero_stage=plan.zero_stage, offload=plan.offload)
+            index: GradientSync(
+                stage, zero_stage=plan.zero_stage, offload=plan.offload, by_chunk=runs_by_chunk(plan.schedule)
+            )
             for index, stage in stages.items()
         }
         self._runner = _runner(builder, stages, syncs)

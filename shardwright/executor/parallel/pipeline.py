@@ -9,7 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleLoopedBFS,
+)
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 from torch.distributed.tensor import DTensor
 
@@ -34,6 +40,7 @@ _SCHEDULES: dict[ScheduleName, Any] = {
     "gpipe": ScheduleGPipe,
     "1f1b": _AnyMicrobatches,
     "interleaved-1f1b": ScheduleInterleaved1F1B,
+    "breadth-first": ScheduleLoopedBFS,
 }
 
 
@@ -44,9 +51,14 @@ class _SyncedStage(LeanStage):
     finds none here, because the module is wrapped. The plan's own rule is set up before each backward pass.
     """
 
-    def __init__(self, sync: GradientSync, stage: nn.Module, *args: Any, **options: Any) -> None:
+    def __init__(self, sync: GradientSync, microbatches: int, stage: nn.Module, *args: Any, **options: Any) -> None:
         super().__init__(stage, *args, **options)
-        self._sync = sync
+        self._sync, self._last = sync, microbatches - 1
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **options: Any) -> Any:
+        if torch.is_grad_enabled():
+            self._sync.before_forward(last=fwd_chunk_id == self._last)
+        return super().forward_one_chunk(fwd_chunk_id, *args, **options)
 
     def backward_maybe_with_nosync(
         self, backward_type: Any, bwd_kwargs: dict[str, Any], last_backward: bool = False
@@ -116,7 +128,7 @@ class Pipeline:
             for stage in stages.values():
                 _hand_on_sums(stage, routers)
         chunks: list[PipelineStage] = [
-            (LeanStage if split else partial(_SyncedStage, syncs[index]))(
+            (LeanStage if split else partial(_SyncedStage, syncs[index], plan.microbatches))(
                 stage if split else _Wrapped(stage),
                 index,
                 len(plan.stages),

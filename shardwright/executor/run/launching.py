@@ -10,8 +10,9 @@ import torch
 from shardwright.base import STOPPED, RunStoppedError, SpecError, StopRequest, end_with_parent
 from shardwright.base import units as readable
 from shardwright.costmodel import PlanFile, read_plan_file
+from shardwright.costmodel.phases import Phase, PhasesFile, Span, is_phases_file, read_phases_file
 from shardwright.executor import RunOptions, check_can_run
-from shardwright.executor.data import new_tokens_go_with_a_mistake, open_held_back, open_plan_batches
+from shardwright.executor.data import Begins, new_tokens_go_with_a_mistake, open_held_back, open_plan_batches
 from shardwright.executor.loop import check_event_files, check_router_bias, check_wandb
 from shardwright.executor.low_precision import check_linear_precision
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
@@ -22,6 +23,7 @@ from shardwright.executor.training import (
     RunIdentity,
     adapter_start,
     newest_checkpoint,
+    phases_digest,
     plan_digest,
 )
 from shardwright.executor.weights import read_pretrained
@@ -42,7 +44,7 @@ def launch(
     progress: Callable[[str], None] = print,
     plan_for: PlanFor | None = None,
 ) -> Measurement:
-    """Train with the plan in `plan_path`; return the measurement, which is also written to `options.out`.
+    """Train with the plan or the phases in `plan_path`; return the measurement, which is also written to `options.out`.
 
     Everything that can be checked is checked before a process starts or a file is written. In a process that torchrun
     started (RANK is set) this rank trains in this process. Otherwise one process is started for each rank. `progress` receives the lines that rank 0 tells. If the folder holds the finished run, its measurement is
@@ -58,30 +60,30 @@ def launch(
     leads, folder = os.environ.get("RANK", "0") == "0", RunFolder(options.out.absolute())
     progress = while_heard(progress)
     try:
-        given, options = read_plan_file(plan_path), _from_anywhere(options)
-        plan_file = given if plan_for is None else _for_what_is_there(given, options, plan_for)
-        if leads and plan_file is not given:
+        given, phases, options = _read(plan_path, _from_anywhere(options), plan_for)
+        plan_file = phases.phases[0].plan_file
+        if leads and isinstance(given, PlanFile) and plan_file is not given:
             progress(f"{_instead(given, options)}: planned anew, {_described(plan_file)}")
-        options = options.with_steps_of_tokens(plan_file.training.tokens_per_step)
-        _check_plan(plan_file, options)
+        for span in phases.spans:
+            _check_plan(span.plan_file, options)
         weights_digest = _weights_digest(plan_file, options)
         adapters = adapter_start(plan_file, options, torch.device("cpu"))
         if leads:
             folder.check_place()
             _check_apart(options)
         with new_tokens_go_with_a_mistake(options.out):
-            _check_loop(plan_file, options)
-            batches = open_plan_batches(plan_file, options, progress=progress if leads else lambda _line: None)
+            digests = [_data_digest(span, options, progress if leads else lambda _line: None) for span in phases.spans]
             identity = RunIdentity(
-                plan_digest=plan_digest(given),
-                data_digest=batches.digest,
+                plan_digest=plan_digest(given) if isinstance(given, PlanFile) else phases_digest(given),
+                data_digest=digests[0],
                 seed=options.seed,
                 weights_digest=weights_digest,
                 adapters="" if adapters is None else adapters.digest,
             )
             if leads:
                 folder.check(identity, options)
-            start = folder.start(plan_file, options)
+            span = phases.span_after(folder.step_before(phases, options))
+            start = folder.start(span.plan_file, options, last_step=span.last_step)
     except SpecError:
         if not leads:
             raise SystemExit(2) from None
@@ -90,17 +92,55 @@ def launch(
         progress(f"{folder.path}: already holds all {options.steps} steps; give more steps to go on")
         return read_measurement(folder.measurement)
     if not leads:
-        return _run_here(plan_file, options, folder, progress)
+        return _run_here(phases, options, folder, progress)
     for line in _otherwise(plan_file, options):
         progress(line)
     with folder.locked():
-        folder.prepare(plan_file, options, identity)
+        folder.prepare(span.plan_file, options, identity, None if isinstance(given, PlanFile) else phases)
         folder.keep_beside(options, plan_file.model_config_json["vocab_size"])
         if "RANK" in os.environ:
-            return _run_here(plan_file, options, folder, progress)
-        job = Job(given, plan_file, options, folder, identity)
+            return _run_here(phases, options, folder, progress)
+        job = Job(given if isinstance(given, PlanFile) else plan_file, plan_file, options, folder, identity)
         _run_ranks(job, Devices.present(plan_file.plan.mesh.ranks, _gpus(plan_file, options)), progress, plan_for)
     return read_measurement(folder.measurement)
+
+
+def _read(
+    path: Path, options: RunOptions, plan_for: PlanFor | None
+) -> tuple[PlanFile | PhasesFile, PhasesFile, RunOptions]:
+    """Return what the file holds, the phases to run, one of them for a plan, and the options with their steps.
+
+    Raises:
+        SpecError: the file is neither, or options do not go with it.
+    """
+    if not is_phases_file(path):
+        plan_file = given = read_plan_file(path)
+        if plan_for is not None:
+            plan_file = _for_what_is_there(given, options, plan_for)
+        options = options.with_steps_of_tokens(plan_file.training.tokens_per_step)
+        return given, PhasesFile(phases=(Phase(steps=options.steps, plan_file=plan_file),)), options
+    phases, stated = read_phases_file(path), options.model_fields_set
+    if plan_for is not None:
+        raise SpecError(f"{path}: has the plans of several phases, and --replan makes one; leave it out")
+    if options.until_tokens is not None or ("steps" in stated and options.steps != phases.steps):
+        raise SpecError(f"{path}: its phases have {phases.steps} steps in all; leave out --steps and --until-tokens")
+    if options.checkpoint_every is None and not all(span.from_memory for span in phases.spans[1:]):
+        raise SpecError(
+            f"{path}: a phase begins with a checkpoint of the one before; give a --checkpoint-every other than 0"
+        )
+    given_options = options.model_dump(include=stated, mode="json")
+    return phases, phases, RunOptions.parse({**given_options, "steps": phases.steps}, source="run options")
+
+
+def _data_digest(span: Span, options: RunOptions, progress: Callable[[str], None]) -> str:
+    """Check the data and what goes on around the steps of a phase; return the digest of the data.
+
+    Raises:
+        SpecError: see `_check_loop`; the data is not valid.
+    """
+    _check_loop(span.plan_file, options)
+    begins = Begins(span.steps_before, span.sequences_before)
+    return open_plan_batches(span.plan_file, options, progress=progress, begins=begins).digest
 
 
 class Job(NamedTuple):
@@ -173,12 +213,12 @@ def _otherwise(plan_file: PlanFile, options: RunOptions) -> Iterator[str]:
 
 
 def _run_here(
-    plan_file: PlanFile, options: RunOptions, folder: RunFolder, progress: Callable[[str], None]
+    phases: PhasesFile, options: RunOptions, folder: RunFolder, progress: Callable[[str], None]
 ) -> Measurement:
     """Train as a rank of the user's own torchrun."""
     end_with_parent()
     try:
-        return run_rank(plan_file, options, folder, progress, StopRequest().listen())
+        return run_rank(phases, options, folder, progress, StopRequest().listen())
     except RunStoppedError:
         if os.environ["RANK"] == "0":
             progress(_how_to_go_on(folder))

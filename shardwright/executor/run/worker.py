@@ -32,7 +32,7 @@ def main(arguments: list[str], stop: StopRequest) -> int:
     folder = RunFolder(Path(arguments[0]))
     end_with_parent(folder.launcher_lives)
     try:
-        run_rank(folder.read_plan(), folder.read_options(), folder, lambda line: print(line, flush=True), stop)
+        run_rank(folder.read_phases(), folder.read_options(), folder, lambda line: print(line, flush=True), stop)
     except RunStoppedError:
         return STOPPED
     except Exception as error:

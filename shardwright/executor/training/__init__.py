@@ -2,11 +2,13 @@
 
 from .checkpoint import MODEL_PREFIX, REPLICA_PREFIX, Trainee, load_checkpoint, save_checkpoint
 from .frozen_start import adapter_start, frozen_content, frozen_from
+from .handing_over import EarlierPhaseError, HandedOver, InPhase
 from .manifest import (
     Manifest,
     complete_checkpoints,
     damaged_file,
     newest_checkpoint,
+    phases_digest,
     plan_digest,
     read_manifest,
     sync,
@@ -21,7 +23,10 @@ __all__ = [
     "LAUNCHER",
     "MODEL_PREFIX",
     "REPLICA_PREFIX",
+    "EarlierPhaseError",
+    "HandedOver",
     "HostedOptimizer",
+    "InPhase",
     "Manifest",
     "MemoryMeter",
     "RunFolder",
@@ -37,6 +42,7 @@ __all__ = [
     "host_optimizer",
     "load_checkpoint",
     "newest_checkpoint",
+    "phases_digest",
     "plan_digest",
     "read_manifest",
     "save_checkpoint",

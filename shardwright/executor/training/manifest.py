@@ -17,6 +17,7 @@ from pydantic import Field
 
 from shardwright.base import SpecError, read_json
 from shardwright.costmodel import PlanFile
+from shardwright.costmodel.phases import PhasesFile
 from shardwright.executor.adapters import AdapterSettings
 from shardwright.executor.parallel import LossScale
 from shardwright.specs import NonNegativeInt, Spec
@@ -75,6 +76,12 @@ def plan_digest(plan_file: PlanFile) -> str:
     if not plan_file.plan.approximate:
         content["plan"].pop("sync")  # which digests of earlier versions lack
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def phases_digest(phases: PhasesFile) -> str:
+    """Return a digest of the plans of a run's phases and of the steps of each."""
+    content = [(span.last_step, plan_digest(span.plan_file)) for span in phases.spans]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

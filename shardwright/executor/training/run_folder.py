@@ -13,6 +13,7 @@ from typing import NamedTuple, TextIO
 
 from shardwright.base import PARTIAL, SpecError, read_json, write_whole
 from shardwright.costmodel import PlanFile, read_plan_file, write_plan_file
+from shardwright.costmodel.phases import Phase, PhasesFile, read_phases_file, write_phases_file
 from shardwright.executor import RunOptions
 from shardwright.executor.data import TOKENS_FOLDER
 from shardwright.executor.text import Tokenizer
@@ -52,6 +53,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.plan = path / "plan.json"
+        self.phases = path / "phases.json"
         self.options = path / "options.json"
         self.identity = path / "identity.json"
         self.steps = path / "steps.jsonl"
@@ -106,17 +108,36 @@ class RunFolder:
         if any(entry.name not in own and not _unfinished(entry) for entry in self.path.iterdir()):
             raise SpecError(f"{self.path}: holds files that do not belong to a run; give an empty or a new folder")
 
-    def start(self, plan_file: PlanFile, options: RunOptions, *, damaged: Collection[Path] = ()) -> Start:
+    def step_before(self, phases: PhasesFile, options: RunOptions, damaged: Collection[Path] = ()) -> int:
+        """Return the steps of the newest complete checkpoint here, but for `damaged` ones, or of the one that `options` name; 0 without any.
+
+        Raises:
+            SpecError: the named one cannot be read, or is of another model.
+        """
+        own = [checkpoint for checkpoint in complete_checkpoints(self.checkpoints) if checkpoint not in damaged]
+        if own:
+            return int(own[-1].name.removeprefix("step-"))
+        return read_manifest(options.resume_from, phases.phases[0].plan_file).step if options.resume_from else 0
+
+    def start(
+        self,
+        plan_file: PlanFile,
+        options: RunOptions,
+        *,
+        damaged: Collection[Path] = (),
+        last_step: int | None = None,
+    ) -> Start:
         """Return the newest checkpoint here that is whole, else the one that `options` name, else the beginning.
 
         It may be at the last step only where the measurement is beside it. Then the run is finished. `damaged`: checkpoints whose
-        files were read and are not whole.
+        files were read and are not whole. `last_step`: of the phase that begins; None: of the run.
 
         Raises:
             SpecError: there are checkpoints and none can be loaded, or the one found is past the requested steps.
         """
         own = complete_checkpoints(self.checkpoints)[::-1]
         faults: list[SpecError] = []
+        end = options.steps if last_step is None else last_step
         for checkpoint in [*own, *([options.resume_from] if options.resume_from else [])]:
             if checkpoint in damaged:
                 continue
@@ -127,10 +148,8 @@ class RunFolder:
             except SpecError as fault:
                 faults.append(fault)
                 continue
-            if step >= options.steps and not (checkpoint in own and step == options.steps == self._measured_steps()):
-                raise SpecError(
-                    f"{checkpoint}: is of step {step} and the run is to end at step {options.steps}; give more steps"
-                )
+            if step >= end and not (checkpoint in own and step == options.steps == self._measured_steps()):
+                raise SpecError(f"{checkpoint}: is of step {step} and the run is to end at step {end}; give more steps")
             return Start(checkpoint, step, tuple(map(str, faults)))
         if faults or damaged:
             raise (
@@ -145,8 +164,10 @@ class RunFolder:
     def _measured_steps(self) -> int | None:
         return read_measurement(self.measurement).steps[-1].step if self.measurement.is_file() else None
 
-    def prepare(self, plan_file: PlanFile, options: RunOptions, identity: RunIdentity) -> None:
-        """Write plan, options and identity; delete the failures of an earlier attempt.
+    def prepare(
+        self, plan_file: PlanFile, options: RunOptions, identity: RunIdentity, phases: PhasesFile | None = None
+    ) -> None:
+        """Write plan, options and identity, and the phases of a run in several; delete the failures of an earlier attempt.
 
         Raises:
             SpecError: `check` refuses (another launcher may have come first), or the folder can't be written.
@@ -162,6 +183,8 @@ class RunFolder:
             shutil.rmtree(self.failures, ignore_errors=True)
             self.failures.mkdir()
             write_plan_file(self.plan, plan_file)
+            if phases is not None:
+                write_phases_file(self.phases, phases)
             write_whole(self.options, options.model_dump_json(indent=1) + "\n")
         except OSError as error:
             raise SpecError(f"{self.path}: cannot be written ({error.strerror or error})") from None
@@ -188,6 +211,13 @@ class RunFolder:
 
     def read_plan(self) -> PlanFile:
         return read_plan_file(self.plan)
+
+    def read_phases(self) -> PhasesFile:
+        """The phases of the run, or its plan as the only one."""
+        if self.phases.is_file():
+            return read_phases_file(self.phases)
+        plan_file = self.read_plan()
+        return PhasesFile(phases=(Phase(steps=self.read_options().steps, plan_file=plan_file),))
 
     def read_options(self) -> RunOptions:
         return RunOptions.parse(read_json(self.options), source=str(self.options))

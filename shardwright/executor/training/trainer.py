@@ -13,8 +13,9 @@ from torch.profiler import record_function
 
 from shardwright.base import GIB, RunFailedError, RunStoppedError, SpecError, StopRequest
 from shardwright.costmodel import PlanFile
+from shardwright.costmodel.phases import Span
 from shardwright.executor import TRACE_FOLDER, RunOptions
-from shardwright.executor.data import PlanBatches, Sequences, open_held_back, open_plan_batches, said_of
+from shardwright.executor.data import Begins, Sequences, open_held_back, open_plan_batches, said_of
 from shardwright.executor.loop import (
     EarlyWarning,
     Ending,
@@ -35,11 +36,13 @@ from shardwright.specs import Measurement, StepRecord, read_measurement
 
 from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained
 from .frozen_start import adapter_settings, adapter_start, frozen_from
+from .handing_over import EarlierPhaseError, HandedOver, InPhase, hand_over, take_over
 from .manifest import Manifest, plan_digest
 from .measuring import measure_offload, read_fingerprint
 from .meter import MemoryMeter, MemoryPeak, StepMeter
 from .optimizer import host_optimizer
 from .run_folder import RunFolder, Start
+from .same_everywhere import check_same
 from .saver import Saver
 from .traced_step import TracedStep
 
@@ -49,7 +52,8 @@ class Trainer:
 
     `progress` receives a line every `log_every` steps, on rank 0 only. After the model is built nothing is random, as
     the engine trains without dropout. A step depends on parameters, optimizer and data alone. `stop`: a request to end after a
-    step. `watch` is told where this rank is.
+    step. `watch` is told where this rank is. `phase`: of a run in several; None: the run has one. `handed_over` is there after a phase that
+    hands its state over. `hours_over`: the run is to end, because the hours of its options are over.
     """
 
     def __init__(
@@ -62,13 +66,18 @@ class Trainer:
         progress: Callable[[str], None],
         stop: StopRequest | None = None,
         watch: Watch | None = None,
+        phase: InPhase | None = None,
     ) -> None:
+        span = Span(1, plan_file, 0, options.steps, 0, from_memory=False) if phase is None else phase.span
+        self._phase, self._last_step = phase, span.last_step
+        self.handed_over: HandedOver | None = None
+        self.hours_over = False
         self._stop, self._watch = stop or StopRequest(), watch
         self._plan_file, self._options, self._folder = plan_file, options, folder
         self._device, self._progress, self._leads = device, progress, dist.get_rank() == 0
         self._memory, self._meter = MemoryMeter(device), StepMeter(device)
-        self._batches = open_plan_batches(plan_file, options)
-        _check_same(self._batches, plan_file)
+        self._batches = open_plan_batches(plan_file, options, begins=Begins(span.steps_before, span.sequences_before))
+        check_same(self._batches, plan_file)
         for line in said_of(self._batches, plan_file):
             self._tell(line)
         self._at(0, "building the model")
@@ -102,7 +111,7 @@ class Trainer:
         self._records: list[StepRecord] = []
         keep, beside = options.keep_checkpoints, options.checkpoint == "async"
         self._saver = Saver(folder.checkpoints, self._trainee, keep=keep, beside=beside)
-        self._limits = Limits(options, self._stop, device)
+        self._limits = Limits(options, self._stop, device, began=None if phase is None else phase.began)
         self._held_back = open_held_back(plan_file, options)
         self._evaluations = Evaluations(folder.evaluations)
         self._logs: list[Log] = []
@@ -127,34 +136,40 @@ class Trainer:
         self._stop.first_step_begins()
         try:
             measurement = self._take_steps(start)
-            self._at(self._options.steps, "last checkpoint")
+            self._at(self._last_step, "last checkpoint")
             self._saver.finish()
         finally:
             for log in self._logs:
                 log.close()
+        if self._hands_over(measurement.steps[-1].step):
+            self.handed_over = hand_over(self._trainee, self._last_step, self._engine.loss_scale)
         if self._engine.offload is not None:
             self._engine.offload.close()
         if self._engine.agreement is not None:
             self._engine.agreement.finish()
         return measurement
 
+    def _hands_over(self, step: int) -> bool:
+        return self._phase is not None and self._phase.hands_over and step == self._last_step
+
     def _take_steps(self, start: int) -> Measurement:
-        for step in range(start + 1, self._options.steps + 1):
+        for step in range(start + 1, self._last_step + 1):
             self._record(self._step(step))
             self._at(step, "agreement")
             ending = self._limits.ask(unsaved=self._saver.failed)
             self._need_saved(ending)
-            last = step == self._options.steps or (ending.over and not ending.stopped)
-            self._evaluate_if_due(step, last=last)
+            self.hours_over = over = ending.over and not ending.stopped
+            last = over or step == self._last_step
+            self._evaluate_if_due(step, last=over or step == self._options.steps)
             if last:
                 measurement = self._measure()
-            self._checkpoint_if_due(step, ending, last=last)
+            self._checkpoint_if_due(step, ending, last=over or (last and not self._hands_over(step)))
             if last:
                 break
             if ending.stopped:
                 self._saver.finish()
                 raise RunStoppedError(f"stopped after step {step}")
-        if step < self._options.steps:
+        if self.hours_over and step < self._options.steps:
             self._tell(
                 f"{self._options.until_hours:g} hours are over after step {step} of {self._options.steps}; the same command goes on"
             )
@@ -203,7 +218,9 @@ class Trainer:
 
     def _resume(self) -> int:
         """Load the checkpoint to continue from, if any; return the number of steps already taken."""
-        damaged: list[Path] = []
+        damaged: list[Path] = [] if self._phase is None else self._phase.damaged
+        if self._phase is not None and self._phase.held is not None:
+            return self._take_over(self._phase.held)
         while True:
             # ranks that look at different moments must agree
             found: list[Start | SpecError | None] = [self._start(damaged) if self._leads else None]
@@ -214,6 +231,8 @@ class Trainer:
             assert start is not None
             for fault in start.passed:
                 self._tell(f"passed over: {fault}")
+            if self._phase is not None and start.step < self._phase.span.steps_before:
+                raise EarlierPhaseError(start.step)
             if start.checkpoint is None or not self._plan_file.training.trainable.trains_all:
                 self._start_from_weights()  # of which a checkpoint holds those alone that are trained
             if start.checkpoint is None:
@@ -235,6 +254,16 @@ class Trainer:
                 )
             return start.step
 
+    def _take_over(self, held: HandedOver) -> int:
+        """Go on with what the phase before handed over; return the number of steps already taken."""
+        if not self._plan_file.training.trainable.trains_all:
+            self._start_from_weights()
+        with self._memory.paused():
+            take_over(held, self._trainee)
+        self._engine.loss_scale = held.loss_scale
+        held.tensors.clear()
+        return held.step
+
     def _start_from_weights(self) -> None:
         """Read the weights that the run is to start from, unless the engine drew them."""
         folder = self._options.init_from
@@ -248,7 +277,7 @@ class Trainer:
 
     def _start(self, damaged: list[Path]) -> Start | SpecError:
         try:
-            return self._folder.start(self._plan_file, self._options, damaged=damaged)
+            return self._folder.start(self._plan_file, self._options, damaged=damaged, last_step=self._last_step)
         except SpecError as error:
             return error
 
@@ -308,7 +337,7 @@ class Trainer:
         options = self._options
         if not options.trace_step:
             return lambda step: contextlib.nullcontext()
-        number = min(start + options.timing_warmup_steps + 1, options.steps)
+        number = min(start + options.timing_warmup_steps + 1, self._last_step)
         folder, rank = self._folder.path / TRACE_FOLDER, dist.get_rank()
         return TracedStep(self._plan_file.plan, folder, rank=rank, device=self._device, number=number).around
 
@@ -430,22 +459,3 @@ class Trainer:
     def _tell(self, line: str) -> None:
         if self._leads:
             self._progress(line)
-
-
-def _check_same(batches: PlanBatches, plan_file: PlanFile) -> None:
-    """Check that all ranks have one plan and the same data.
-
-    Raises:
-        SpecError: on every rank, where one has another.
-    """
-    digests = [("", "")] * dist.get_world_size()
-    dist.all_gather_object(digests, (plan_digest(plan_file), batches.digest))
-    for number, what in enumerate(
-        (
-            "another plan than rank 0; give every node the same file",
-            "other data than rank 0; give every node the same files (the default, Python's own sources, differs between Python versions)",
-        )
-    ):
-        different = [rank for rank, digest in enumerate(digests) if digest[number] != digests[0][number]]
-        if different:
-            raise SpecError(f"rank {different[0]} finds {what}")

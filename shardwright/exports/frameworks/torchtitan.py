@@ -31,7 +31,13 @@ _SCHEDULES = {
     "zb-v": "ZBVZeroBubble",
     "dualpipe-v": "DualPipeV",
 }
-_NEAREST_SCHEDULE = {"zb-h1": "1f1b", "zb-2p": "1f1b", "v-half": "zb-v", "v-min": "zb-v"}
+_NEAREST_SCHEDULE = {
+    "breadth-first": "interleaved-1f1b",
+    "zb-h1": "1f1b",
+    "zb-2p": "1f1b",
+    "v-half": "zb-v",
+    "v-min": "zb-v",
+}
 _FLAVORS = {
     ("llama3", "8B"): "llama-3.1-8b",
     ("llama3", "70B"): "llama-3.1-70b",

@@ -15,7 +15,7 @@ x over ranks; m is the largest x; c is one message; T is the step. The bounds:
 - Any schedule: T >= X + 2 (stages - 1) c, the time of the first microbatch. T is also at least the work of any one
   rank: M x, its first gathers and its tail of reductions. As with m, rank_bounds.py gives the least work of the busiest
   rank.
-- Interleaved: see interleaved.py. Schedules that split the backward: see split_backward.py.
+- Interleaved and breadth-first: see interleaved.py. Schedules that split the backward: see split_backward.py.
 
 All paths but a rank's own work end on the first rank, so its tail of reductions is added. The mean optimizer time is
 added to every bound.
@@ -32,7 +32,7 @@ import numpy as np
 from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import waiting_microbatches
 from shardwright.costmodel.tables import Rows
-from shardwright.planner.space import SCHEDULES, LayerRanges, Space, SpaceCosts, chunk_sizes
+from shardwright.planner.space import BY_CHUNK, SCHEDULES, LayerRanges, Space, SpaceCosts, chunk_sizes
 from shardwright.specs import VOCABULARY, Candidates, by_rank
 
 from .interleaved import InterleavedBounds
@@ -40,7 +40,7 @@ from .layer_floor import LayerFloor
 from .rank_bounds import RankBounds
 from .split_backward import SplitBounds
 
-_GPIPE, _INTERLEAVED = SCHEDULES.index("gpipe"), SCHEDULES.index("interleaved-1f1b")
+_GPIPE = SCHEDULES.index("gpipe")
 
 
 def least_bounds(costs: SpaceCosts, ranges: LayerRanges, allowed: list[int]) -> Array:
@@ -114,7 +114,9 @@ def lower_bounds(
     base_index, chunk_counts = space.base_index[chosen], space.stages_per_rank[chosen]
     depths = space.base.pp[base_index]
     spread = space.spread[chosen]
-    shape = 4 * (depths * (1 + space.stages_per_rank.max()) + chunk_counts) + 2 * space.splits[chosen] + spread
+    by_chunk = np.isin(space.schedule[chosen], BY_CHUNK)
+    shape = 8 * (depths * (1 + space.stages_per_rank.max()) + chunk_counts) + 4 * by_chunk
+    shape = shape + 2 * space.splits[chosen] + spread
     shapes, shape_of = np.unique(shape, return_inverse=True)
     for index in range(len(shapes)):
         places = np.flatnonzero(shape_of == index)
@@ -134,8 +136,9 @@ def lower_bounds(
         if space.splits[entries[0]]:
             floor = replace(floor, folded=chunks > 1)
             path = SplitBounds(costs, ranges, floor, entries, pp, chunks).bounds(limit)
-        elif space.schedule[entries[0]] == _INTERLEAVED:
-            path = InterleavedBounds(costs, ranges, floor, entries, pp, chunks).bounds(limit)
+        elif chunks > 1:
+            name = space.schedule_name(int(entries[0]))
+            path = InterleavedBounds(costs, ranges, floor, entries, name, pp, chunks).bounds(limit)
         else:
             path = _FlatBounds(costs, ranges, floor, entries, pp).bounds(limit)
         bounds[places] = path + optimizer

@@ -1,4 +1,4 @@
-"""Lower bounds on interleaved entries, from the work and the waits of each rank.
+"""Lower bounds on interleaved and breadth-first entries, from the work and the waits of each rank.
 
 Symbols: P ranks, v stages on each, M microbatches. Rank r holds N layers and takes x_r(N) seconds for one microbatch. f_s
 and b_s are the least forward and backward of stage s, c is one message, F is the forward of the whole model. The order
@@ -11,7 +11,7 @@ of its actions makes rank r run k_r forwards before its first backward. The step
 A_r is the time after that. It is the rank's own tail of reductions, or sum_{s<r} (b_s + c) for the last gradient to go
 up plus the first rank's tail. Or it is C_r, the mirror image of V_r: the last forward goes on to the loss, and its gradient
 comes back through the whole model, while the rank runs its last k_r backwards. V and C need a forward after the first
-backward. The gathers before first forwards lie on these paths too. The step is also at least the mean over ranks.
+backward, which breadth-first has none of. The gathers before first forwards lie on these paths too. The step is also at least the mean over ranks.
 
 `x_r(N)` includes the recompute without which N layers don't fit. At the moment of the highest memory use a layer on
 chunk j is kept alive_j times. Chunks with more microbatches alive are therefore recomputed first. The bound is the
@@ -29,13 +29,11 @@ from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import alive_counts, runs_of_chunk, warm_up_forwards
 from shardwright.costmodel.tables import Rows
 from shardwright.planner.space import ChunkSizes, LayerRanges, SpaceCosts, chunk_sizes
-from shardwright.specs import ScheduleName
+from shardwright.specs import ScheduleName, runs_by_chunk
 
 from .bisection import least_that_holds
 from .layer_floor import LayerFloor
 from .rank_bounds import RankBounds
-
-_NAME: ScheduleName = "interleaved-1f1b"
 
 
 class _Ramp(NamedTuple):
@@ -46,22 +44,25 @@ class _Ramp(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _ramp(pp: int, chunks: int, microbatches: int) -> _Ramp:
-    alive = [counts[counts.sum(axis=1).argmax()] for counts in alive_counts(_NAME, pp, chunks, microbatches)]
+def _ramp(name: ScheduleName, pp: int, chunks: int, microbatches: int) -> _Ramp:
+    alive = [counts[counts.sum(axis=1).argmax()] for counts in alive_counts(name, pp, chunks, microbatches)]
+    if runs_by_chunk(name):
+        return _Ramp(np.stack(alive), np.full((pp, chunks), microbatches))
     forwards = np.array(
-        [min(chunks * microbatches, 1 + warm_up_forwards(_NAME, pp, chunks, microbatches, rank)) for rank in range(pp)]
+        [min(chunks * microbatches, 1 + warm_up_forwards(name, pp, chunks, microbatches, rank)) for rank in range(pp)]
     )
     return _Ramp(np.stack(alive), runs_of_chunk(forwards, pp, chunks))
 
 
 @dataclass(frozen=True)
 class InterleavedBounds:
-    """The entries (E,) that share `pp` and `chunks`. Arrays are (E,), (E, P) or (E, P, J), J numbers of layers."""
+    """The entries (E,) that share `name`, `pp` and `chunks`. Arrays are (E,), (E, P) or (E, P, J), J numbers of layers."""
 
     costs: SpaceCosts
     ranges: LayerRanges
     floor: LayerFloor
     entries: IntArray
+    name: ScheduleName
     pp: int
     chunks: int
 
@@ -121,7 +122,7 @@ class InterleavedBounds:
         """(E, P, chunks) each: see `_Ramp`."""
         microbatches = self._microbatches.astype(np.int64)
         distinct, place = np.unique(microbatches, return_inverse=True)
-        found = [_ramp(self.pp, self.chunks, int(count)) for count in distinct]
+        found = [_ramp(self.name, self.pp, self.chunks, int(count)) for count in distinct]
         return tuple(np.stack(part)[place].astype(float) for part in zip(*found, strict=True))  # type: ignore[return-value] # a pair
 
     def _need_seconds(self) -> Array:

@@ -2,7 +2,7 @@
 
 from .asked import asked
 from .costs import EntryCosts, SpaceCosts, space_costs
-from .enumerate import SCHEDULES, Space, check_fixed, enumerate_space
+from .enumerate import BY_CHUNK, SCHEDULES, Space, check_fixed, enumerate_space
 from .fixed import Fixed
 from .limits import SHARES
 from .meshes import meshes_of
@@ -23,6 +23,7 @@ from .variants import (
 )
 
 __all__ = [
+    "BY_CHUNK",
     "NEAR_THE_BEST",
     "OTHER_ORDERS_TRIED",
     "SCHEDULES",

@@ -42,6 +42,7 @@ from shardwright.specs import (
     TrainingSpec,
     VocabularyParallel,
     has_shape,
+    runs_by_chunk,
     splits_backward,
     strategies_of,
     sync_columns,
@@ -63,6 +64,8 @@ SEARCHED: tuple[ScheduleName, ...] = (
 )
 SPLIT: tuple[int, ...] = tuple(index for index, name in enumerate(SCHEDULES) if splits_backward(name))
 """Indices of the schedules that split the backward."""
+BY_CHUNK: tuple[int, ...] = tuple(index for index, name in enumerate(SCHEDULES) if runs_by_chunk(name))
+"""Indices of those that run all microbatches of a chunk before the next one."""
 
 _SHARES_VOCABULARY = ("gpipe", "1f1b", "v-half")
 """The schedules for which it is known how many microbatches wait (costmodel/pipeline/in_flight.py): under GPipe none has to."""
@@ -206,9 +209,11 @@ def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
             _enumerated(model, cluster, training, fixed.but(vocabulary_parallel=None))  # or its reason
             raise SpecError(refusals.no_shared_vocabulary(fixed))
         raise SpecError(refusals.no_schedule(model, cluster, training, meshes, fixed))
-    first, base_index = distinct([entries.row, entries.chunks])
+    by_chunk = np.isin(entries.schedule, BY_CHUNK).astype(int)
+    first, base_index = distinct([entries.row, entries.chunks, by_chunk])
     *chosen, sync = rows[entries.row[first]].T
     columns: dict[str, Array] = dict(zip(_COLUMNS, (*chosen, entries.chunks[first]), strict=True))
+    columns["by_chunk"] = by_chunk[first]
     placed = np.array(_placements(cluster, training, fixed), dtype=float)[columns.pop("offload_optimizer")]
     columns |= dict(zip(_OFFLOADS, placed.T, strict=True))
     if fixed.sync or fixed.approximate:
@@ -260,6 +265,9 @@ def _entries(rows: IntArray, model: ModelSpec, training: TrainingSpec, fixed: Fi
     if fixed.stages is None:
         zero_stages = training.software.runs.split_backward.zero_stages
         kept = ~np.isin(each[:, 0], SPLIT) | np.isin(rows[row, _ZERO], zero_stages) | (rows[row, _PP] == 1)
+        # what it gathers and reduces once is none below ZeRO-2, and for one microbatch
+        gains = (rows[row, _ZERO] >= 2) & (rows[row, _MICROBATCHES] > 1)
+        kept &= gains | ~np.isin(each[:, 0], BY_CHUNK) | (fixed.schedule is not None)
         row, each = row[kept], each[kept]
     return _Entries(row, *each.T)
 
@@ -454,9 +462,9 @@ def _schedules(
         elif splits_backward(name):
             if (pp > 1 or fixed.schedule) and why_not_split(name, model, training, fixed) is None:
                 found += [(index, chunks) for chunks in (1, 2) if has_shape(name, pp, pp * chunks, microbatches)]
-        elif name != "interleaved-1f1b":
+        elif name not in ("interleaved-1f1b", "breadth-first"):
             found.append((index, 1))
-        elif pp > 1 and microbatches % pp == 0:
+        elif pp > 1 and (microbatches % pp == 0 or runs_by_chunk(name)):
             most = (model.layer_count + 2) // pp  # with a layer each for embedding and head
             free = not fixed.gives("stages_per_rank") and not fixed.even_stages  # few sizes are even
             found += [

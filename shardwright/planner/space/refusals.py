@@ -164,13 +164,22 @@ def no_schedule(
         return _no_split(fixed.schedule, model, training, meshes, fixed)
     if fixed.schedule in ("1f1b", "gpipe") and fixed.stages_per_rank not in (None, 1):
         return f"{fixed.schedule} runs one stage on each rank and stages_per_rank is {fixed.stages_per_rank}; give 1, or interleaved-1f1b"
-    if fixed.even_stages and fixed.schedule != "interleaved-1f1b" and fixed.stages_per_rank in (None, 1):
+    if (
+        fixed.even_stages
+        and fixed.schedule not in ("interleaved-1f1b", "breadth-first")
+        and fixed.stages_per_rank in (None, 1)
+    ):
         return _no_even_stages(model, cluster, training, meshes, fixed)
     if _only_ends_are_missing(layers, training, fixed):
         return (
             f"pp {fixed.pp} x stages_per_rank {fixed.stages_per_rank} divides the {layers} layers of {model.name} only with a "
             f"layer each for embedding and head, which stack '{training.stack}' does not count; "
             f"plan with --stack {next(name for name in stack_names() if named_stack(name).counts_ends)}"
+        )
+    if fixed.schedule == "breadth-first":
+        return (
+            f"breadth-first needs pp of 2 or more and pp x stages_per_rank of at most {layers} (the layers of {model.name}), with 2 stages on "
+            f"each rank; nothing with {fixed} has both"
         )
     return (
         f"interleaved-1f1b needs pp of 2 or more, pp x stages_per_rank of at most {layers} (the layers of "

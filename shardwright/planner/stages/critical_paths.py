@@ -23,7 +23,7 @@ from shardwright.costmodel.pipeline import (
     step_seconds,
     warm_up_forwards,
 )
-from shardwright.specs import ScheduleName, by_rank, splits_backward, stage_ranks
+from shardwright.specs import ScheduleName, by_rank, runs_by_chunk, splits_backward, stage_ranks
 
 # Costs are spread by this share at random, so that one path is the longest; then each is raised by a far smaller share.
 _SPREAD = 1e-5
@@ -62,7 +62,7 @@ class CriticalPaths:
             paths.counts += _through_ranks(pp, stages_per_rank, microbatches)
         if schedule == "1f1b":
             paths.counts += _round_trips(pp, microbatches)
-        if splits_backward(schedule):
+        if splits_backward(schedule) or runs_by_chunk(schedule):
             paths.counts += _own_work(schedule, pp, stages_per_rank, microbatches)
         paths.known = len(paths.counts)
         return paths
@@ -77,10 +77,10 @@ class CriticalPaths:
 
     def _longest(self, parts: Array, seconds: float) -> Array | None:
         """Return the counts (F,) of a path that is as long as the step with `parts` (F,): by the slope in each part, or walked
-        where the backward is split."""
+        where the step is."""
         chance = np.random.default_rng(len(self.counts))
         spread = parts + _SPREAD * (parts + parts.max()) * chance.random(len(parts))
-        if not splits_backward(self.schedule):
+        if not (splits_backward(self.schedule) or runs_by_chunk(self.schedule)):
             found: Iterator[Array] = iter([self._slopes(spread, _RAISE * seconds)])
         elif self.pp * self.microbatches <= _MOST_WALKED:
             found = iter([self._walked(spread, self.microbatches)])

@@ -8,13 +8,13 @@ import numpy as np
 from shardwright.base import IntArray
 from shardwright.planner.mixes import useful_policies
 from shardwright.planner.space import chunk_sizes
-from shardwright.specs import splits_backward
+from shardwright.specs import runs_by_chunk, splits_backward
 
 from .staged_entry import Batch, StagedEntry, StagedPlan
 
 _EVALUATE_ALL = 3000
 _COUNTED_LAYERS = 12
-# Passes of a split schedule times plans: about 10 ns each.
+# Passes of a schedule that is walked times plans: about 10 ns each.
 _MOST_PASSES = 4_000_000
 
 
@@ -27,7 +27,7 @@ def is_small(staged: StagedEntry, allowed: list[int]) -> bool:
         ways *= (entry.stages + placed) / (placed + 1)
     policies = len(_useful(staged, allowed))
     most: float = _EVALUATE_ALL
-    if splits_backward(entry.schedule):
+    if splits_backward(entry.schedule) or runs_by_chunk(entry.schedule):
         most = min(most, _MOST_PASSES / (3 * entry.microbatches * entry.stages))
     return bool(ways * policies ** min(staged.ranges.layer_count, _COUNTED_LAYERS) <= most)
 

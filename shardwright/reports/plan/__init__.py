@@ -4,6 +4,7 @@ from .breakdown import measured_table, memory_table, step_table, timeline_table
 from .comparison import ComparedPlan, Comparison
 from .measured import MeasuredLine, measured_lines
 from .others import OtherPlan, others_json, others_table
+from .phases import PhaseLine, measured_phases_table, phases_notes, phases_table
 from .summary import Summary, summary_text
 from .sweep import AXIS_WORDS, Sweep, SweepPoint, cell, crossovers, shown, sweep_csv, sweep_table
 from .tables import COMPARISON_COLUMNS, comparison_cells, comparison_table, comparison_title, goodput_table, plan_table
@@ -17,6 +18,7 @@ __all__ = [
     "Comparison",
     "MeasuredLine",
     "OtherPlan",
+    "PhaseLine",
     "Summary",
     "Sweep",
     "SweepPoint",
@@ -28,10 +30,13 @@ __all__ = [
     "crossovers",
     "goodput_table",
     "measured_lines",
+    "measured_phases_table",
     "measured_table",
     "memory_table",
     "others_json",
     "others_table",
+    "phases_notes",
+    "phases_table",
     "plan_lines",
     "plan_table",
     "shown",

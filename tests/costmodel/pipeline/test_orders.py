@@ -27,6 +27,12 @@ def test_interleaved_runs_pp_microbatches_through_a_chunk_before_the_next_chunk(
     )
 
 
+def test_breadth_first_runs_all_microbatches_through_a_chunk_before_the_next_chunk() -> None:
+    assert str(make_schedule("breadth-first", 2, 2, 3)) == (
+        "0F0,0F1,0F2,2F0,2F1,2F2,2B2,2B1,2B0,0B2,0B1,0B0\n1F0,1F1,1F2,3F0,3F1,3F2,3B2,3B1,3B0,1B2,1B1,1B0\n"
+    )
+
+
 def test_zb_h1_postpones_weight_gradients_by_as_many_microbatches_as_there_are_ranks_above() -> None:
     assert str(make_schedule("zb-h1", 3, 1, 4)) == (
         "0F0,0F1,0F2,0I0,0W0,0F3,0I1,0W1,0I2,0W2,0I3,0W3\n"

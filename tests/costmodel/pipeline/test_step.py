@@ -41,6 +41,8 @@ def random_case(generator: Generator) -> Case:
     if schedule in ("zb-v", "v-half", "v-min", "dualpipe-v"):
         pp, stages_per_rank = max(2, pp), 2
         microbatches = max(microbatches, 2 * pp) if schedule == "dualpipe-v" else microbatches
+    if schedule == "breadth-first":
+        pp, stages_per_rank, microbatches = max(2, pp), int(generator.integers(2, 5)), min(microbatches, 16)
     if schedule == "interleaved-1f1b":
         pp, stages_per_rank = max(2, pp), int(generator.integers(2, 5))
         microbatches = pp * int(generator.integers(1, 64 // pp + 1))

@@ -14,7 +14,7 @@ from shardwright.base.errors import SpecError
 from shardwright.cli.run import _mixture
 from shardwright.executor.data.batches import BLOCK, Mixture, open_plan_batches, said_of
 from shardwright.executor.data.documents import Sequences
-from shardwright.executor.data.windows import Batches
+from shardwright.executor.data.windows import Batches, Begins
 from shardwright.executor.options import RunOptions
 from shardwright.specs.lengths import Lengths
 from tests.executor.runs import tiny
@@ -132,3 +132,28 @@ class TestCommandLine:
     def test_some_with_and_some_without_are_refused(self) -> None:
         with pytest.raises(SpecError, match="--data books has no weight above 0, and others have one; give one each"):
             _mixture(["web:0.7", "books"])
+
+
+@pytest.mark.parametrize("kind", ["windows", "documents", "mixture"])
+def test_a_phase_begins_at_its_sequence(kind: str, tmp_path: Path) -> None:
+    """Step 6, the first of a phase of 8 sequences a step that begins at sequence 21, has the sequences 21 to 28; rank 1 of 2 the last four."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(" ".join(f"{name}{number}" for number in range(900)))
+    weights = (
+        {"data": (tmp_path / "a", tmp_path / "b"), "data_weights": (0.7, 0.3)}
+        if kind == "mixture"
+        else {"data": (tmp_path / "a",)}
+    )
+    run, file = RunOptions(out=tmp_path, **weights), tiny(plan((layers(),), dp_replicate=2))
+    if kind == "documents":
+        file = file.model_copy(update={"training": file.training.model_copy(update={"lengths": LENGTHS})})
+    plain, later = open_plan_batches(file, run), open_plan_batches(file, run, begins=Begins(steps=5, sequences=21))
+
+    def sequence(number: int) -> list[int]:
+        given = plain.at(number // 8 + 1)[0]
+        return [int(token) for token in given[number % 8]]
+
+    assert [list(map(int, row)) for row in later.at(6)[0]] == [sequence(number) for number in range(21, 29)]
+    assert [list(map(int, row)) for row in later.at(7, dp_rank=1, dp_size=2)[0]] == [
+        sequence(number) for number in range(33, 37)
+    ]

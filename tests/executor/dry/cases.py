@@ -71,6 +71,9 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "interleaved": lambda: small(
         LLAMA_4, plan(*_stages(4, layers(1, zero=1)), microbatches=4, pp=2, dp_shard=2, schedule="interleaved-1f1b")
     ),
+    "breadth-first, zero 3": lambda: small(
+        LLAMA_4, plan(*_stages(4, layers(1, zero=3)), microbatches=4, pp=2, dp_shard=2, schedule="breadth-first")
+    ),
     "zb-v": lambda: small(LLAMA_4, plan(*_stages(4, layers(1)), microbatches=8, pp=2, schedule="zb-v")),
     "tied embedding over a pipeline": lambda: small(
         TIED, plan(*_stages(2, layers(zero=1)), microbatches=4, pp=2, dp_shard=2, tp=2)

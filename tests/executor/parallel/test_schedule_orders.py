@@ -78,6 +78,18 @@ def test_interleaved_is_what_torch_generates(pp: int, stages_per_rank: int) -> N
             assert list(map(str, order)) == [str(action) for action in generated[rank] if action]
 
 
+@pytest.mark.parametrize("pp", [2, 3, 4])
+@pytest.mark.parametrize("stages_per_rank", [2, 3])
+def test_breadth_first_is_what_torch_generates(pp: int, stages_per_rank: int) -> None:
+    for microbatches in (1, 3, 8):
+        generating = object.__new__(schedules.ScheduleLoopedBFS)
+        generating._stages, generating.pp_group_size = [None] * stages_per_rank, pp
+        generating._n_microbatches = microbatches
+        for rank, order in enumerate(make_schedule("breadth-first", pp, stages_per_rank, microbatches).orders):
+            generated = generating._calculate_single_rank_operations(rank)
+            assert list(map(str, order)) == [str(action) for action in generated if action]
+
+
 def torch_zero_bubble(class_name: str, pp: int, stages_per_rank: int, microbatches: int) -> list[list[str]]:
     generating = object.__new__(getattr(schedules, class_name))
     generating.n_local_stages, generating.pp_group_size = stages_per_rank, pp
@@ -123,6 +135,7 @@ def test_zero_bubble_and_dualpipe_v_are_what_torch_generates(
         ("1f1b", 4, 1, 6),
         ("interleaved-1f1b", 2, 3, 4),
         ("interleaved-1f1b", 4, 2, 8),
+        ("breadth-first", 3, 2, 4),
     ],
 )
 def test_torch_reads_our_text_as_csv_and_finds_a_way_to_run_it(

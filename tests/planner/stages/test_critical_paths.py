@@ -35,6 +35,8 @@ SHAPES: list[tuple[ScheduleName, int, int, int]] = [
     ("interleaved-1f1b", 3, 2, 6),
     ("interleaved-1f1b", 4, 2, 4),
     ("interleaved-1f1b", 4, 3, 12),
+    ("breadth-first", 2, 2, 3),
+    ("breadth-first", 3, 3, 8),
     ("1f1b", 2, 1, 1),
     ("1f1b", 2, 1, 3),
     ("1f1b", 4, 1, 4),

@@ -1,0 +1,131 @@
+"""A run in phases as a user states it: a TOML file of what changes from phase to phase, read and planned."""
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, field_validator
+
+from shardwright.base import SpecError, check_values, read_count, read_text
+from shardwright.costmodel import PlanFile
+from shardwright.costmodel.phases import Phase, PhasesFile, Switching
+from shardwright.planner import TOLERANCE
+from shardwright.planner.phases import PhasesResult, plan_phases
+from shardwright.planner.space import asked
+from shardwright.specs import ClusterSpec, PositiveInt, Spec, TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+from .reading import read_may_choose, read_training
+
+_ALONE = ("allow_precision", "allow_approximate")
+"""Options that may choose another optimizer or format in each phase."""
+
+
+class GivenPhase(Spec):
+    """`steps` optimizer steps, and what of the job differs from the command's options in them. `model` is there to be refused."""
+
+    steps: PositiveInt
+    seq_len: PositiveInt | None = None
+    global_batch: PositiveInt | None = None
+    lengths: str | None = None
+    packing: Literal["packed", "padded"] | None = None
+    model: str | None = None
+
+    @field_validator("seq_len", "global_batch", mode="before")
+    @classmethod
+    def _counted(cls, given: object) -> object:
+        """Read `32k` too."""
+        return read_count(given) if isinstance(given, str) else given
+
+    @field_validator("model")
+    @classmethod
+    def _does_not_grow(cls, given: str | None) -> None:
+        if given is not None:
+            raise ValueError("models that grow from phase to phase are neither planned nor run; leave it out")
+
+
+class GivenPhases(Spec):
+    """The file of `plan --phases`: what changes from phase to phase, and what a change of plans takes."""
+
+    phases: tuple[GivenPhase, ...] = Field(min_length=1)
+    switching: Switching = Switching()
+
+
+class PlannedPhases(NamedTuple):
+    """The phases with their plans, as found and as a file."""
+
+    result: PhasesResult
+    file: PhasesFile
+
+
+def read_given_phases(path: Path) -> GivenPhases:
+    """Read the TOML file of a run in phases.
+
+    Raises:
+        SpecError: one line: it cannot be read, is no TOML, or a key or value is not allowed.
+    """
+    text = read_text(path)
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: is not valid TOML ({error or 'nested too deep'})") from None
+    check_values(data, str(path))
+    return GivenPhases.parse(data, source=str(path))
+
+
+def plan_phases_job(
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    options: Mapping[str, Any],
+    given: GivenPhases,
+    *,
+    fix: Sequence[str] = (),
+    forbid: Sequence[str] = (),
+    fastest: bool = False,
+    time_limit: float = 30.0,
+    tell: Callable[[str], object],
+) -> PlannedPhases:
+    """Plan all phases together. `options`: of the command `plan`, by name. `time_limit`: seconds of each search.
+
+    Raises:
+        SpecError: an option or a phase is not valid, or nothing divides.
+        InfeasibleError: nothing fits a phase.
+    """
+    for name in _ALONE:
+        if options[name]:
+            raise SpecError(
+                f"--{name.replace('_', '-')} may choose another training in each phase; leave it out beside --phases"
+            )
+    closed, may_choose = read_may_choose(options)
+    jobs = [(phase.steps, _training(phase, closed, model, cluster, tell)) for phase in given.phases]
+    result = plan_phases(
+        model,
+        cluster,
+        jobs,
+        given.switching,
+        fixed=asked(options, fix=fix, forbid=forbid),
+        may_choose=may_choose,
+        time_limit_seconds=time_limit,
+        tolerance=0.0 if fastest else TOLERANCE,
+    )
+    files = (
+        PlanFile(
+            model_name=model.name,
+            model_config_json=model.config,
+            cluster=cluster,
+            training=phase.training,
+            plan=phase.plan,
+            estimate=phase.estimate,
+        )
+        for phase in result.phases
+    )
+    phases = tuple(Phase(steps=phase.steps, plan_file=file) for phase, file in zip(result.phases, files, strict=True))
+    return PlannedPhases(result, PhasesFile(phases=phases, switching=given.switching))
+
+
+def _training(
+    phase: GivenPhase, options: Mapping[str, Any], model: ModelSpec, cluster: ClusterSpec, tell: Callable[[str], object]
+) -> TrainingSpec:
+    changes = phase.model_dump(exclude={"steps", "model"}, exclude_none=True)
+    return read_training({**options, **changes}, model, cluster, tell)

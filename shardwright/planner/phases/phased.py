@@ -1,0 +1,177 @@
+"""Plans of all phases of a run together: each phase's own best plan, and what the other phases' plans would take in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from shardwright.base import InfeasibleError, SpecError
+from shardwright.costmodel.phases import Switch, Switching, same_placement, switch_between
+from shardwright.planner.branching import SearchResult
+from shardwright.planner.nearby import search_job
+from shardwright.planner.space import Fixed
+from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
+from shardwright.specs.model import ModelSpec
+
+from .shortest import shortest
+
+_FREED = ("micro_batch", "even_stages")
+_WITH_STAGES = ("stages", "recompute", "offload_activations")
+"""What a plan may choose anew that follows another one."""
+_RUNNERS_UP = 3
+"""Best plans of other meshes of each job, which may suit several jobs better than any job's own best."""
+
+
+class _Candidate(NamedTuple):
+    training: TrainingSpec
+    plan: Plan
+    estimate: Estimate
+
+
+class PlannedPhase(NamedTuple):
+    """`steps` of a job under its plan, after a switch from the plan before."""
+
+    steps: int
+    training: TrainingSpec
+    plan: Plan
+    estimate: Estimate
+    switch: Switch
+
+    @property
+    def seconds(self) -> float:
+        """Of its steps, without the switch."""
+        return self.steps * self.estimate.step_seconds
+
+
+@dataclass(frozen=True)
+class PhasesResult:
+    """The plans of all phases.
+
+    Attributes:
+        phases: in order, each with the switch before it.
+        one_placement_seconds: of the best plans found that all have one placement of weights; None where no such placement fits every phase.
+        own_best_seconds: where each phase has its own best plan, with the switches between them.
+    """
+
+    phases: tuple[PlannedPhase, ...]
+    one_placement_seconds: float | None
+    own_best_seconds: float
+
+    @cached_property
+    def seconds(self) -> float:
+        """Of all steps and switches."""
+        return sum(phase.seconds + phase.switch.seconds for phase in self.phases)
+
+
+def plan_phases(
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    jobs: Sequence[tuple[int, TrainingSpec]],
+    switching: Switching,
+    *,
+    fixed: Fixed | None = None,
+    **options: Any,
+) -> PhasesResult:
+    """Return the plans of the phases with the least seconds over all steps and switches. `jobs`: steps and training of each. `options`:
+    those of `search_job`.
+
+    The candidates of a phase are the plan that `search_job` gives for it alone, and the best plans that keep mesh, schedule and ZeRO stage of the
+    best plan of any phase, or of one of the runners-up, with its stages and with stages of their own. The way through them is optimal, where
+    a phase's own plan counts as its fastest.
+
+    Raises:
+        SpecError: a phase does not divide, or where checkpoints lie is not known.
+        InfeasibleError: a phase fits under no plan. Both name the phase.
+    """
+    own: dict[TrainingSpec, SearchResult] = {}
+    for number, (_, training) in enumerate(jobs, start=1):
+        if training not in own:
+            own[training] = _named(number, model, cluster, training, fixed, options)
+    of_job = {training: _candidates(model, cluster, training, own, fixed or Fixed(), options) for training in own}
+    candidates = [of_job[training] for _, training in jobs]
+    seconds = [
+        np.array([steps * each.estimate.step_seconds for each in found])
+        for (steps, _), found in zip(jobs, candidates, strict=True)
+    ]
+    switches = [
+        [[switch_between(model, cluster, first[:2], second[:2], switching) for second in after] for first in before]
+        for before, after in pairwise(candidates)
+    ]
+    changes = [np.array([[switch.seconds for switch in row] for row in table]) for table in switches]
+    # a plan counts as no faster than the job's own, which is the simplest of those that are as fast
+    way = shortest([np.maximum(part, part[0]) for part in seconds], changes).chosen
+    taken = [Switch("none", 0.0), *(table[i][j] for table, (i, j) in zip(switches, pairwise(way), strict=True))]
+    phases = (
+        PlannedPhase(steps, *found[index], switch)
+        for (steps, _), found, index, switch in zip(jobs, candidates, way, taken, strict=True)
+    )
+    alone = sum(part[0] for part in seconds) + sum(change[0, 0] for change in changes)
+    return PhasesResult(tuple(phases), _one_placement(candidates, seconds, changes), float(alone))
+
+
+def _one_placement(
+    candidates: Sequence[Sequence[_Candidate]], seconds: Sequence[np.ndarray], changes: Sequence[np.ndarray]
+) -> float | None:
+    """The least seconds of a way whose plans all have one placement."""
+    found = []
+    for first in candidates[0]:
+        kept = [[_together(first.plan, each.plan) for each in of_phase] for of_phase in candidates]
+        held = [np.where(mask, part, np.inf) for mask, part in zip(kept, seconds, strict=True)]
+        found.append(shortest(held, changes).seconds)
+    return min(found) if np.isfinite(min(found)) else None
+
+
+def _together(first: Plan, second: Plan) -> bool:
+    return first == second or same_placement(first, second)
+
+
+def _named(
+    number: int,
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    fixed: Fixed | None,
+    options: dict[str, Any],
+) -> SearchResult:
+    try:
+        return search_job(model, cluster, training, fixed=fixed, runners_up=_RUNNERS_UP, **options).result
+    except (SpecError, InfeasibleError) as error:
+        raise type(error)(f"phase {number}: {error}") from None
+
+
+def _candidates(
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    own: dict[TrainingSpec, SearchResult],
+    fixed: Fixed,
+    options: dict[str, Any],
+) -> list[_Candidate]:
+    """The plan of this job first, then those that follow plans of all jobs; no plan twice."""
+    found = [_candidate(own[training])]
+    for kept in _followed(own, fixed):
+        try:
+            new = _candidate(search_job(model, cluster, training, fixed=kept, runners_up=0, **options).result)
+        except (SpecError, InfeasibleError):
+            continue
+        found += [] if new in found else [new]
+    return found
+
+
+def _followed(own: dict[TrainingSpec, SearchResult], fixed: Fixed) -> list[Fixed]:
+    """What a plan keeps that follows one of those found: with its stages, and with stages of its own."""
+    found: list[Fixed] = []
+    for result in own.values():
+        for plan in (result.plan, *(runner_up.plan for runner_up in result.runners_up)):
+            alike = [_FREED] if plan.mesh.pp > 1 else []  # else its stages say what it recomputes alone
+            for freed in (*alike, (*_FREED, *_WITH_STAGES)):
+                kept = Fixed.of(plan).but(**{name: getattr(fixed, name) for name in freed})
+                found += [] if kept in found else [kept]
+    return found
+
+
+def _candidate(result: SearchResult) -> _Candidate:
+    return _Candidate(result.training, result.plan, result.estimate)
