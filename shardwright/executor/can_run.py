@@ -2,7 +2,7 @@
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, loses_errors
-from shardwright.specs import FEED_FORWARD_MODULES, OWN_STACK, Plan, Trainable, TrainingSpec
+from shardwright.specs import OWN_STACK, Plan, TrainingSpec
 from shardwright.specs.model import LinearAttention, MixtureOfExperts
 
 
@@ -125,9 +125,7 @@ def _not_frozen(plan_file: PlanFile) -> tuple[tuple[bool, str, str], ...]:
     if trainable.trains_all:
         return ()
     blocks = plan_file.model().layer_classes
-    experts = any(isinstance(block.ffn, MixtureOfExperts) for block in blocks)
     linear_attention = any(isinstance(block.attention, LinearAttention) for block in blocks)
-    attention = Trainable(kind="lora", rank=trainable.rank or 1, targets=("attention",))
     return (
         (
             trainable.base != "compute",
@@ -135,11 +133,6 @@ def _not_frozen(plan_file: PlanFile) -> tuple[tuple[bool, str, str], ...]:
             f"plan with lora, whose frozen weights are in {plan_file.training.precision.compute}",
         ),
         (trainable.dropout, "dropout of adapters", "leave out dropout=yes"),
-        (
-            experts and trainable.adapts(*FEED_FORWARD_MODULES),
-            "adapters of experts",
-            f"plan with --trainable {attention}",
-        ),
         (
             linear_attention and trainable.has_adapters,
             "adapters of linear attention",

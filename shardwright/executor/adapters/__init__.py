@@ -1,16 +1,17 @@
 """Low-rank adapters beside frozen linears: which linears have them, their initial values, PEFT's format, merged weights.
 
 An adapter adds s B (A x) to the output W x of a frozen linear (Hu et al. 2021, arXiv 2106.09685, section 4.1): A (rank, inputs) and
-B (outputs, rank) are trained, s = alpha / rank. Both are parameters of the linear itself, `lora_A` and `lora_B`, so that a plan divides,
+B (outputs, rank) are trained, s = alpha / rank. Experts have one of each in a stack. Both are parameters of the linear itself, `lora_A` and `lora_B`, so that a plan divides,
 shards and saves them as it does others. Shapes that differ from PEFT's are those of fused linears that the engine keeps in parts.
 """
 
 from .check import check_adapters
+from .experts import stacked_pair
 from .frozen import freeze, trains_path
 from .initial import DrawnAdapters, InitialAdapters, ReadAdapters
 from .layer import adapted_linears, attach_adapters
 from .merged import merged_weight
-from .peft_folder import read_peft_folder, write_peft_folder
+from .peft_folder import adapted_weight, read_peft_folder, write_peft_folder
 from .peft_names import engine_adapters, is_adapter, peft_adapters
 from .settings import AdapterSettings
 
@@ -20,6 +21,7 @@ __all__ = [
     "InitialAdapters",
     "ReadAdapters",
     "adapted_linears",
+    "adapted_weight",
     "attach_adapters",
     "check_adapters",
     "engine_adapters",
@@ -28,6 +30,7 @@ __all__ = [
     "merged_weight",
     "peft_adapters",
     "read_peft_folder",
+    "stacked_pair",
     "trains_path",
     "write_peft_folder",
 ]

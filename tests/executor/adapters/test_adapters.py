@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from shardwright.base.errors import SpecError
+from shardwright.costmodel import adapter_parameters
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, check_adapters, merged_weight
 from shardwright.executor.adapters.check import model_adapters
+from shardwright.executor.adapters.layer import LinearSizes
 from shardwright.executor.can_run import check_can_run
 from shardwright.executor.model import read_skeleton
 from shardwright.specs.plan import Offload
 from tests.parity.cases import layers, plan, plan_file
-from tests.parity.families import FAMILIES, OTHERS
+from tests.parity.families import FAMILIES, OTHERS, UNDIVIDED
 
 CPU = torch.device("cpu")
-EXPERTS = {name for name, config in (FAMILIES | OTHERS).items() if "num_experts_per_tok" in config or "moe_k" in config}
 FUSED = {("phi3", "all-linear"), ("glm4", "all-linear"), ("falcon", "attention"), ("falcon", "all-linear")}
 """Several projections are one weight in transformers, and a matmul each in the estimate."""
 
@@ -32,18 +33,53 @@ def test_the_linears_of_a_family_are_those_that_are_charged(family: str) -> None
     for targets in ("attention", "all-linear"):
         given = adapted(family, f"lora:r=4,targets={targets}")
         skeleton = read_skeleton(given)
-        if targets == "all-linear" and family in EXPERTS:
-            with pytest.raises(
-                SpecError, match=r"adapters of experts .* plan with --trainable lora:r=4,targets=attention"
-            ):
-                check_can_run(given)
-        elif (family, targets) in FUSED:
+        if (family, targets) in FUSED:
             with pytest.raises(SpecError, match="in the plan's estimate; plan with"):
                 check_adapters(given, skeleton)
         else:
             check_can_run(given)
             check_adapters(given, skeleton)
             assert model_adapters(given, skeleton)
+
+
+def test_adapters_of_experts_are_counted_by_hand() -> None:
+    """Of a layer of tiny Mixtral: 4 experts of width 48 with gates and ups in one weight, rank 4, hidden 32."""
+    given = adapted("mixtral", "lora:r=4,targets=mlp")
+    sizes = model_adapters(given, read_skeleton(given))
+    assert sizes == {
+        f"model.layers.{index}.mlp.experts{place}": found
+        for index in (0, 1)
+        for place, found in ((".base_layer", LinearSizes(32, (96,), 4)), ("", LinearSizes(48, (32,), 4)))
+    }
+    assert adapter_parameters(given.model(), given.training) == 2 * 4 * 4 * (32 + 96 + 48 + 32)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            plan_file(UNDIVIDED["llama4_text"], plan((layers(),)), trainable="lora:r=4"),
+            "Llama4TextExperts ('feed_forward.experts' of a layer) does not run in grouped matmuls, where its adapters would be; "
+            "plan with --trainable lora:r=4,targets=attention",
+        ),
+        (
+            plan_file(FAMILIES["mixtral"], plan((layers(),)), compute="bf16", trainable="lora:r=12,targets=mlp"),
+            "rank 12, and grouped matmuls in bf16 take multiples of 8; plan with --trainable lora:r=16,targets=mlp",
+        ),
+        (
+            plan_file(
+                FAMILIES["mixtral"] | {"hidden_size": 36, "head_dim": 12},
+                plan((layers(zero=1),), dp_shard=10, ep=2, microbatches=1, global_batch=10),
+                trainable="lora:r=8",
+            ),
+            "5 ranks that hold the same experts cannot shard their adapters of rank 8 evenly; give a rank that 5 divides",
+        ),
+    ],
+)
+def test_adapters_of_experts_that_do_not_run_are_refused_in_one_line(given: PlanFile, words: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        check_adapters(given, read_skeleton(given))
+    assert words in str(raised.value)
 
 
 def test_initial_values_are_those_of_peft() -> None:
