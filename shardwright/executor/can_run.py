@@ -128,9 +128,24 @@ def _not_frozen(plan_file: PlanFile) -> tuple[tuple[bool, str, str], ...]:
     linear_attention = any(isinstance(block.attention, LinearAttention) for block in blocks)
     return (
         (
-            trainable.base != "compute",
+            trainable.base not in plan_file.training.software.runs.frozen_formats,
             f"frozen weights in {trainable.base}",
+            f"plan with qlora, or with lora, whose frozen weights are in {plan_file.training.precision.compute}",
+        ),
+        (
+            trainable.base != "compute" and plan.mesh.tp > 1,
+            f"frozen weights in {trainable.base} over tp {plan.mesh.tp}",
+            "plan with --tp 1",
+        ),
+        (
+            trainable.base != "compute" and any(isinstance(block.ffn, MixtureOfExperts) for block in blocks),
+            f"frozen experts in {trainable.base}",
             f"plan with lora, whose frozen weights are in {plan_file.training.precision.compute}",
+        ),
+        (
+            trainable.base != "compute" and plan_file.training.precision.linear is not None,
+            f"linears in {plan_file.training.precision.linear} beside frozen weights in {trainable.base}",
+            "plan without --linear-precision",
         ),
         (trainable.dropout, "dropout of adapters", "leave out dropout=yes"),
         (

@@ -8,8 +8,17 @@ import torch
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel import adapter_parameters
+from shardwright.costmodel.checks import check_tensor_parallel, check_trainable
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, check_adapters, merged_weight
+from shardwright.executor.adapters import (
+    AdapterSettings,
+    DrawnAdapters,
+    check_adapters,
+    check_quantised,
+    check_quantised_device,
+    merged_weight,
+    quantised,
+)
 from shardwright.executor.adapters.check import model_adapters
 from shardwright.executor.adapters.layer import LinearSizes
 from shardwright.executor.can_run import check_can_run
@@ -116,11 +125,15 @@ def test_a_merged_weight_is_that_of_peft() -> None:
     ("family", "trainable", "words"),
     [
         (
-            "llama",
+            "mixtral",
             "qlora:r=4",
-            "frozen weights in nf4 can be estimated and compared, not run yet; plan with lora, whose",
+            "frozen experts in nf4 can be estimated and compared, not run yet; plan with lora, whose",
         ),
-        ("llama", "lora:r=4,base=int8", "frozen weights in int8 can be estimated"),
+        (
+            "llama",
+            "lora:r=4,base=int8",
+            "frozen weights in int8 can be estimated and compared, not run yet; plan with qlora",
+        ),
         ("llama", "lora:r=4,dropout=yes", "dropout of adapters can be estimated and compared, not run yet; leave out"),
         ("qwen3_next", "lora:r=4,targets=attention", "adapters of linear attention can be estimated"),
     ],
@@ -129,6 +142,40 @@ def test_what_does_not_run_is_refused_in_one_line(family: str, trainable: str, w
     with pytest.raises(SpecError) as raised:
         check_can_run(adapted(family, trainable))
     assert words in str(raised.value)
+
+
+def test_weights_in_nf4_run_without_tp_and_where_the_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = plan_file(FAMILIES["llama"], plan((layers(),), tp=2), trainable="qlora:r=4")
+    with pytest.raises(SpecError, match=r"frozen weights in nf4 over tp 2 .*, not run yet; plan with --tp 1"):
+        check_can_run(given)
+    with pytest.raises(
+        SpecError, match="'attn.c_attn' of a layer is several linears in one weight, .* --trainable lora:r=4"
+    ):
+        check_quantised(adapted("gpt2", "qlora:r=4"), read_skeleton(adapted("gpt2")))
+    own, skeleton = adapted("llama", "qlora:r=4"), read_skeleton(adapted("llama"))
+    check_can_run(own)
+    monkeypatch.setattr(quantised, "find_spec", lambda name: None)
+    with pytest.raises(
+        SpecError, match=r"bitsandbytes, which is not installed; pip install '.\[quantized\]', or plan with"
+    ):
+        check_quantised(own, skeleton)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (5, 2))
+    with pytest.raises(SpecError, match=r"need a GPU of compute capability 6\.0, this one has 5\.2; plan with lora"):
+        check_quantised_device(own.training.trainable, torch.device("cuda"))
+    check_quantised_device(own.training.trainable, CPU)
+
+
+def test_the_planner_offers_this_executor_no_tp_beside_nf4_nor_frozen_experts_in_it() -> None:
+    given = adapted("llama", "qlora:r=4")
+    check_trainable(given.model(), given.training)
+    with pytest.raises(SpecError, match="tp 2 does not divide frozen weights in nf4 in stack shardwright; set tp 1"):
+        check_tensor_parallel(2, given.model(), given.training, sequence_parallel=True)
+    with pytest.raises(SpecError, match="runs frozen weights in compute, nf4, not in int8; choose one of these"):
+        check_trainable(given.model(), adapted("llama", "lora:r=4,base=int8").training)
+    with pytest.raises(SpecError, match="runs no frozen experts in nf4; give --trainable lora, or choose another"):
+        check_trainable(adapted("mixtral").model(), given.training)
+    megatron = given.training.model_copy(update={"stack": "hf-trainer"})
+    check_tensor_parallel(2, given.model(), megatron, sequence_parallel=True)
 
 
 def test_no_weights_are_streamed_beside_frozen_ones() -> None:

@@ -18,9 +18,9 @@ from shardwright.executor.dry.step import trace_step
 from shardwright.executor.model import moves, tensor_parallel
 from shardwright.executor.parallel import data_parallel
 from shardwright.executor.replicas import compressed, local_steps
-from shardwright.specs import PIPELINE_INSIDE_DATA, DryRun, Offload, Plan, TracedRank, TrafficAxis
+from shardwright.specs import PIPELINE_INSIDE_DATA, DryRun, Offload, Plan, RecomputePolicy, TracedRank, TrafficAxis
 from tests.executor.dry.cases import ADAPTED, LLAMA, LLAMA_4, MIXTRAL, PLANS, small
-from tests.parity.cases import layers, plan
+from tests.parity.cases import layers, model_config, plan
 
 FLOPS_TOLERANCE = 0.01
 ACTIVATIONS_TOLERANCE = 0.03
@@ -155,6 +155,20 @@ def _traced_bytes(given: PlanFile) -> float:
 
 def _charged_bytes(given: PlanFile) -> float:
     return charged_step(given.model(), given.cluster, given.training, given.plan)[0].activation_bytes
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_frozen_weights_in_half_bytes_are_gathered_and_restored_as_charged(recompute: RecomputePolicy) -> None:
+    """Left out of the charge: 4 bytes of each weight, the mean of its scales."""
+    pytest.importorskip("bitsandbytes", reason="packs them")
+    config = model_config("llama", hidden_size=256, intermediate_size=512, head_dim=64)
+    divided = plan((layers(zero=3, recompute=recompute),), microbatches=4, dp_shard=2)
+    (whole,), (half,) = (dry_run(small(config, divided, trainable=base)).ranks for base in ("lora:r=8", "qlora:r=8"))
+    gathered, wide = half.bytes_of("dp"), whole.bytes_of("dp")
+    assert gathered.traced == pytest.approx(gathered.charged, rel=1e-3)
+    assert gathered.traced < wide.traced / 2
+    assert half.activation_bytes == whole.activation_bytes
+    assert half.flops.traced == pytest.approx(whole.flops.traced, rel=2e-3)
 
 
 def test_adapters_whose_gradients_are_not_summed_over_tp_show(monkeypatch: pytest.MonkeyPatch) -> None:
