@@ -84,7 +84,7 @@ def forget_the_mean_of_scales() -> None:
 
     def shifted(stored: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         changed = stored.clone()
-        changed[: quantised._sizes(shape.numel())[0]][-4:] = 0
+        changed[: quantised.packed_sizes(shape.numel())[0]][-4:] = 0
         return original(changed, shape, dtype)
 
     quantised.restored = shifted

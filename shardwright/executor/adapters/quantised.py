@@ -14,7 +14,6 @@ from torch.nn.functional import linear
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor.model import Skeleton
-from shardwright.executor.weights import Node, Region, StoredTensor, elements
 from shardwright.specs import Trainable
 
 from .layer import adapted_linears
@@ -83,7 +82,7 @@ def _quantise_linear(module: nn.Linear) -> None:
     module.forward = forward  # type: ignore[method-assign]
 
 
-def _sizes(elements: int) -> list[int]:
+def packed_sizes(elements: int) -> list[int]:
     """Bytes of fp32 scales with their mean, of 8-bit scales, and of weights, in the order in which they are stored."""
     scales = math.ceil(elements / _BLOCK)
     return [4 * math.ceil(scales / _BLOCKS_TOGETHER) + 4, scales, math.ceil(elements / 2)]
@@ -92,7 +91,7 @@ def _sizes(elements: int) -> list[int]:
 def packed(weight: Tensor) -> Tensor:
     """Return a weight in NF4 with its scales, as bytes; what bitsandbytes' `quantize_4bit` makes of it, one part after another."""
     if isinstance(weight, FakeTensor):  # of a dry run: the size alone
-        return weight.new_empty(sum(_sizes(weight.numel())), dtype=torch.uint8)
+        return weight.new_empty(sum(packed_sizes(weight.numel())), dtype=torch.uint8)
     from bitsandbytes import functional  # an optional package
 
     elements, state = functional.quantize_4bit(
@@ -108,7 +107,7 @@ def restored(stored: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return stored.new_empty(shape, dtype=dtype)
     from bitsandbytes import functional  # as above
 
-    means, scales, elements = stored.split(_sizes(shape.numel()))
+    means, scales, elements = stored.split(packed_sizes(shape.numel()))
     means = means.clone().view(torch.float32)  # whose place in memory may be no multiple of 4
     inner = functional.QuantState(
         absmax=means[:-1], code=_code(stored.device), blocksize=_BLOCKS_TOGETHER, dtype=torch.float32
@@ -127,22 +126,6 @@ def _code(device: torch.device) -> Tensor:
 
     values: Tensor = functional.create_dynamic_map().to(device)
     return values
-
-
-def packed_when_read(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a stored weight as bytes of NF4, made of it in `dtype` when they are read."""
-    return StoredTensor(_Packed(weight, dtype))
-
-
-class _Packed(Node):
-    """A weight that is read whole for any region: its scales are of all of it."""
-
-    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
-        self.shape, self.dtype = (sum(_sizes(weight.numel())),), torch.uint8
-        self._weight, self._format = weight, dtype
-
-    def read(self, region: Region) -> Tensor:
-        return packed(elements(self._weight).to(self._format))[region]
 
 
 class _Restored(torch.autograd.Function):

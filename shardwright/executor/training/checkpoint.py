@@ -26,13 +26,14 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor.adapters import is_adapter, packed_when_read
+from shardwright.executor.adapters import is_adapter
 from shardwright.executor.offload import Contents
 from shardwright.executor.replicas import Agreement
 from shardwright.executor.weights import Pretrained, StoredReader
 
 from .manifest import MANIFEST, Manifest, checksum, complete_checkpoints, damaged_file, plan_digest, read_manifest, sync
 from .optimizer import HostedOptimizer
+from .packed_weights import packed_when_read
 
 FILE_BYTES = 2**30
 MODEL_PREFIX = "model."

@@ -149,7 +149,7 @@ def test_weights_in_nf4_run_without_tp_and_where_the_package_is(monkeypatch: pyt
     with pytest.raises(SpecError, match=r"frozen weights in nf4 over tp 2 .*, not run yet; plan with --tp 1"):
         check_can_run(given)
     with pytest.raises(
-        SpecError, match="'attn.c_attn' of a layer is several linears in one weight, .* --trainable lora:r=4"
+        SpecError, match=r"'attn.c_attn' of a layer is several linears in one weight, .* --trainable lora:r=4"
     ):
         check_quantised(adapted("gpt2", "qlora:r=4"), read_skeleton(adapted("gpt2")))
     own, skeleton = adapted("llama", "qlora:r=4"), read_skeleton(adapted("llama"))
