@@ -26,6 +26,7 @@ from .plan import (
 )
 from .schedules import ScheduleName
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
+from .trainable import BaseFormat
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
@@ -60,7 +61,8 @@ class Runs(Spec):
     `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `streams_shards`: weights that data-parallel ranks shard
     may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
     attention with which context parallelism does not go. `undivided_families`: families whose layers tensor parallelism does not divide;
-    "alibi" for all with a bias by distance. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
+    "alibi" for all with a bias by distance. `frozen_formats`: of weights beside adapters; those lower than the compute format are divided over tp, and are of experts too,
+    where it `divides_quantized`. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -80,6 +82,8 @@ class Runs(Spec):
     undivided_families: tuple[str, ...] = ()
     unspread_families: tuple[str, ...] = ()
     shares_biased_experts: bool = True
+    frozen_formats: tuple[BaseFormat, ...] = get_args(BaseFormat)
+    divides_quantized: bool = True
     vocabulary_parallel: tuple[VocabularyParallel, ...] = ()
     orders: tuple[MeshOrder, ...] = (PIPELINE_OUTERMOST,)
 

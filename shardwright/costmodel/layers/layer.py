@@ -74,7 +74,7 @@ class LayerWork:
         summed = (
             self.frame.summed_gradients(weights)
             if trained
-            else self.frame.summed_matrices(self._adapters.whole_elements)
+            else self.frame.summed_matrices(self._adapters.whole_elements, self._adapters.whole_expert_elements)
         )
         collectives, beside = self._collectives, self._linear
         exchanged = self._exposed(collectives.backward, beside.backward_seconds(self._matmuls))
@@ -325,7 +325,9 @@ class LayerWork:
         if isinstance(block.ffn, FeedForward) or block.parallel:
             exchanged = frame.counted.dense_layer(pair, hidden_pairs(block, frame.candidates))
             return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
-        return frame.counted.expert_layer(block.ffn, pair, frame.tokens)
+        wide = layer_code(frame.model.family, block).routing.fp32_weights
+        weight_bytes = BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes
+        return frame.counted.expert_layer(block.ffn, pair, weight_bytes * frame.tokens * block.ffn.top_k)
 
     @cached_property
     def _agreements(self) -> ScaleAgreements | None:
