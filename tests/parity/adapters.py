@@ -98,6 +98,7 @@ def adapter_run(
     if sabotage is not None:
         sabotage()
     if compiled:  # graphs and no code, which takes seconds, not a minute
+        torch._dynamo.reset()  # other shapes than those of an earlier plan would be compiled for every shape
         compiler.BACKEND = "aot_eager"
     run = updates.train(adapter_engine(plan_file, folder, compiled=compiled), plan_file)
     return Run(peft_adapters(run.before), peft_adapters(run.after), run.losses, run.norms)
