@@ -226,5 +226,10 @@ def plan_job(
 
 
 def _other(one: TradeOff, training: TrainingSpec) -> OtherPlan:
-    words = tuple(words_of(one.training, name) for name in changed(one.training, training))
-    return OtherPlan(one.names, one.plan, one.estimate, one.free_bytes, words)
+    """A plan with what its training spec has otherwise; modules only where it repeats some."""
+    policies = {run.recompute for stage in one.plan.stages for run in stage.layers}
+    differs = changed(one.training, training)
+    said = [name for name in differs if name != "recompute_modules" or "selective" in policies]
+    return OtherPlan(
+        one.names, one.plan, one.estimate, one.free_bytes, tuple(words_of(one.training, name) for name in said)
+    )
