@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from shardwright.base import SpecError, check_values, read_count, read_text
+from shardwright.catalog.huggingface import load_model
 from shardwright.costmodel import PlanFile
-from shardwright.costmodel.phases import Phase, PhasesFile, Switching
+from shardwright.costmodel.phases import Phase, PhasesFile, Switching, why_not_grow
 from shardwright.planner import TOLERANCE
 from shardwright.planner.phases import PhasesResult, plan_phases
 from shardwright.planner.space import asked
@@ -23,7 +24,8 @@ _ALONE = ("allow_precision", "allow_approximate")
 
 
 class GivenPhase(Spec):
-    """`steps` optimizer steps, and what of the job differs from the command's options in them. `model` is there to be refused."""
+    """`steps` optimizer steps, and what of the job differs from the command's options in them. `model`: one that has grown from that of the
+    phase before by layers; later phases keep it."""
 
     steps: PositiveInt
     seq_len: PositiveInt | None = None
@@ -37,12 +39,6 @@ class GivenPhase(Spec):
     def _counted(cls, given: object) -> object:
         """Read `32k` too."""
         return read_count(given) if isinstance(given, str) else given
-
-    @field_validator("model")
-    @classmethod
-    def _does_not_grow(cls, given: str | None) -> None:
-        if given is not None:
-            raise ValueError("models that grow from phase to phase are neither planned nor run; leave it out")
 
 
 class GivenPhases(Spec):
@@ -98,9 +94,16 @@ def plan_phases_job(
                 f"--{name.replace('_', '-')} may choose another training in each phase; leave it out beside --phases"
             )
     closed, may_choose = read_may_choose(options)
-    jobs = [(phase.steps, _training(phase, closed, model, cluster, tell)) for phase in given.phases]
+    jobs: list[tuple[int, ModelSpec, TrainingSpec]] = []
+    for number, phase in enumerate(given.phases, start=1):
+        before, model = model, model if phase.model is None else load_model(phase.model)
+        training = _training(phase, closed, model, cluster, tell)
+        if number > 1 and (why := why_not_grow(before, model, training.trainable)):
+            raise SpecError(
+                f"phase {number} trains another model ({model.name}) than the phase before ({before.name}), and {why}"
+            )
+        jobs.append((phase.steps, model, training))
     result = plan_phases(
-        model,
         cluster,
         jobs,
         given.switching,
@@ -111,8 +114,8 @@ def plan_phases_job(
     )
     files = (
         PlanFile(
-            model_name=model.name,
-            model_config_json=model.config,
+            model_name=phase.model.name,
+            model_config_json=phase.model.config,
             cluster=cluster,
             training=phase.training,
             plan=phase.plan,

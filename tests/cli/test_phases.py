@@ -1,12 +1,15 @@
 """`plan --phases`: a run whose sequences get longer, as a file of what changes."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from shardwright.costmodel.phases import read_phases_file
 from tests.cli.command import JOB, Command, assert_one_line
+from tests.parity.cases import model_config
 
+SMALL = model_config("llama", layers=4, max_position_embeddings=2048)
 TWO = """
 [switching]
 build_seconds = 20
@@ -56,7 +59,6 @@ def test_phases_are_planned_printed_and_written(command: Command, file: Path, tm
         ("[[phases]]\nseq_len = 4096\n", ("key 'phases.0.steps' is missing",)),
         ("[[phases]]\nsteps = 3\nseqlen = 4096\n", ("unknown key 'phases.0.seqlen'", "seq_len")),
         ("[[phases]]\nsteps = 3\nseq_len = 'x'\n", ("phases.0.seq_len", "'x'")),
-        ("[[phases]]\nsteps = 3\nmodel = 'qwen3-8b'\n", ("models that grow", "neither planned nor run")),
         ("[[phases]]\nsteps = 3\n[switching]\nbuild_seconds = -1\n", ("build_seconds",)),
     ],
 )
@@ -77,3 +79,19 @@ def test_what_does_not_go_with_phases_is_said(
     command: Command, file: Path, options: tuple[str, ...], words: str
 ) -> None:
     assert_one_line(command("plan", "llama-3.2-1b", *JOB, "--phases", file, *options), words)
+
+
+def test_a_model_may_grow_by_layers_alone(command: Command, file: Path, tmp_path: Path) -> None:
+    for name, layers in (("small", 4), ("large", 6)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**SMALL, "num_hidden_layers": layers}))
+    file.write_text(f"[[phases]]\nsteps = 3\n[[phases]]\nsteps = 2\nmodel = '{tmp_path / 'large.json'}'\n")
+    result = command("plan", tmp_path / "small.json", *JOB, "--phases", file, "--out", tmp_path / "phases.json")
+    assert result.code == 0, result
+    assert "Phase 2 has 6 layers in place of 4; new ones pass their input on at first." in result.out
+    assert [phase.plan_file.plan.layer_count for phase in read_phases_file(tmp_path / "phases.json").phases] == [4, 6]
+    file.write_text("[[phases]]\nsteps = 3\n[[phases]]\nsteps = 2\nmodel = 'qwen3-0.6b'\n")
+    assert_one_line(
+        command("plan", tmp_path / "small.json", *JOB, "--phases", file),
+        "phase 2 trains another model",
+        "by layers alone",
+    )

@@ -10,6 +10,7 @@ from shardwright.base import read_json, write_whole
 from shardwright.costmodel import PlanFile
 from shardwright.specs import PositiveInt, Spec, TrainingSpec, read_document
 
+from .growth import why_not_grow
 from .switching import Switching, same_placement
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -22,7 +23,8 @@ class Span(NamedTuple):
     """A phase in its run. It takes the steps after `steps_before` up to `last_step`.
 
     Its first sequence has the number `sequences_before`: the tokens of the phases before over its sequence length, rounded up.
-    `from_memory`: it takes over the state of the phase before in memory, as every rank keeps what it holds.
+    `from_memory`: it takes over the state of the phase before in memory, as every rank keeps what it holds. `grown_from`: the phase before,
+    where its model is smaller.
     """
 
     number: int
@@ -31,6 +33,7 @@ class Span(NamedTuple):
     last_step: int
     sequences_before: int
     from_memory: bool
+    grown_from: PlanFile | None = None
 
 
 class Phase(Spec):
@@ -66,9 +69,13 @@ class PhasesFile(Spec):
             if spans and spans[-1].plan_file == phase.plan_file:
                 spans[-1] = spans[-1]._replace(last_step=steps + phase.steps)
             else:
-                stays = bool(spans) and same_placement(spans[-1].plan_file.plan, phase.plan_file.plan)
-                first = -(-tokens // training.seq_len)
-                spans.append(Span(len(spans) + 1, phase.plan_file, steps, steps + phase.steps, first, stays))
+                before = spans[-1].plan_file if spans else None
+                stays = before is not None and same_placement(before.plan, phase.plan_file.plan)
+                grows = before is not None and before.model_config_json != phase.plan_file.model_config_json
+                first, own = -(-tokens // training.seq_len), (steps, steps + phase.steps)
+                spans.append(
+                    Span(len(spans) + 1, phase.plan_file, *own, first, stays and not grows, before if grows else None)
+                )
             steps += phase.steps
             tokens += phase.steps * training.global_batch * training.seq_len
         return tuple(spans)
@@ -82,10 +89,11 @@ class PhasesFile(Spec):
         first = self.phases[0].plan_file
         for number, phase in enumerate(self.phases[1:], start=2):
             own = phase.plan_file
-            if own.model_config_json != first.model_config_json:
+            before = self.phases[number - 2].plan_file
+            grows = before.model_config_json != own.model_config_json
+            if grows and (why := why_not_grow(before.model(), own.model(), own.training.trainable)):
                 raise ValueError(
-                    f"phase {number} trains another model ({own.model_name}) than phase 1 ({first.model_name}); models that grow are not run: "
-                    "give all phases one model"
+                    f"phase {number} trains another model ({own.model_name}) than the phase before ({before.model_name}), and {why}"
                 )
             if own.plan.mesh.ranks != first.plan.mesh.ranks:
                 raise ValueError(

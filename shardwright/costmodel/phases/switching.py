@@ -97,31 +97,35 @@ def _trained(model: ModelSpec, training: TrainingSpec) -> float:
     return layers + (sum(p.elements for p in model.head_parameters()) if trainable.head else 0)
 
 
-def switch_between(
-    model: ModelSpec,
-    cluster: ClusterSpec,
-    first: tuple[TrainingSpec, Plan],
-    second: tuple[TrainingSpec, Plan],
-    given: Switching,
-) -> Switch:
+class Job(NamedTuple):
+    """What is trained under which plan."""
+
+    model: ModelSpec
+    training: TrainingSpec
+    plan: Plan
+
+
+def switch_between(cluster: ClusterSpec, first: Job, second: Job, given: Switching) -> Switch:
     """Return the change from the first job and plan to the second.
 
         memory:      t + 2 (S c / n) / h
-        checkpoint:  t + S / w + (S + S c) / r
+        checkpoint:  t + S / w + (S + S' c) / r
 
     In memory each rank copies its part to the host and back. A checkpoint is written once. It is read once for its checksums, and then by
-    every rank its part of it, c copies in all.
+    every rank its part of it, c copies in all. S' is S unless the model grows: then it counts that of the grown one.
 
     Raises:
         SpecError: a checkpoint is needed, and the rates of its storage are not known.
     """
     if first == second:
         return Switch("none", 0.0)
-    build, size = given.build_seconds or 0.0, state_bytes(model, first[0])
-    plan = second[1]
+    build, size = given.build_seconds or 0.0, state_bytes(first.model, first.training)
+    plan = second.plan
     copies = plan.mesh.dp_replicate if plan.zero_stage else plan.mesh.data_ranks
-    if same_placement(first[1], plan):
+    if first.model == second.model and same_placement(first.plan, plan):
         per_rank = size * copies / plan.mesh.ranks
         return Switch("memory", build + 2 * per_rank / cluster.groups[0].host_link.bytes_per_s)
     write, read = given.rates(cluster)
-    return Switch("checkpoint", build + size / write + (size + size * copies) / read)
+    return Switch(
+        "checkpoint", build + size / write + (size + state_bytes(second.model, second.training) * copies) / read
+    )

@@ -23,6 +23,7 @@ from shardwright.executor.training import (
     RunFolder,
     RunIdentity,
     adapter_start,
+    check_growth,
     newest_checkpoint,
     phases_digest,
     plan_digest,
@@ -67,6 +68,8 @@ def launch(
             progress(f"{_instead(given, options)}: planned anew, {_described(plan_file)}")
         for span in phases.spans:
             _check_plan(span.plan_file, options)
+            if span.grown_from is not None:
+                check_growth(span.plan_file)
         weights_digest = _weights_digest(plan_file, options)
         adapters = adapter_start(plan_file, options, torch.device("cpu"))
         if leads:
@@ -84,7 +87,8 @@ def launch(
             if leads:
                 folder.check(identity, options)
             span = phases.span_after(folder.step_before(phases, options))
-            start = folder.start(span.plan_file, options, last_step=span.last_step)
+            grown = None if span.grown_from is None else (span.steps_before, span.grown_from)
+            start = folder.start(span.plan_file, options, last_step=span.last_step, grown=grown)
     except SpecError:
         if not leads:
             raise SystemExit(2) from None

@@ -31,7 +31,17 @@ from shardwright.executor.offload import Contents
 from shardwright.executor.replicas import Agreement
 from shardwright.executor.weights import Pretrained, StoredReader
 
-from .manifest import MANIFEST, Manifest, checksum, complete_checkpoints, damaged_file, plan_digest, read_manifest, sync
+from .growing import Growth
+from .manifest import (
+    MANIFEST,
+    Manifest,
+    checksum,
+    complete_checkpoints,
+    damaged_file,
+    plan_digest,
+    read_growing,
+    sync,
+)
 from .optimizer import HostedOptimizer
 from .packed_weights import packed_when_read
 
@@ -185,13 +195,16 @@ def _unwritten(final: Path, cause: str) -> str:
     return f"{final}: cannot be written ({cause}); the checkpoints before it are whole"
 
 
-def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> Manifest:
-    """Load parameters and optimizer from a checkpoint of any plan; return its manifest. Every rank calls this.
+def load_checkpoint(
+    checkpoint: Path, trainee: Trainee, plan_file: PlanFile, grown_from: PlanFile | None = None
+) -> Manifest:
+    """Load parameters and optimizer from a checkpoint of any plan; return its manifest. Every rank calls this. `grown_from`: the checkpoint may be
+    of the smaller model of the phase before, from which the model grows (`costmodel.phases.grown_layers`).
 
     Raises:
         SpecError: `read_manifest` refuses it, tensors are damaged, or names and shapes are of another model.
     """
-    manifest = read_manifest(checkpoint, plan_file)
+    manifest, smaller = read_growing(checkpoint, plan_file, grown_from)
     _check_content(checkpoint, manifest)
     trainee.optimizer.create_state()
     contents = _contents(trainee)
@@ -209,11 +222,14 @@ def load_checkpoint(checkpoint: Path, trainee: Trainee, plan_file: PlanFile) -> 
         raise SpecError(f"{checkpoint}: is damaged ({detail}); give another checkpoint") from None
     for name in _buffers_of_all(trainee) - metadata.state_dict_metadata.keys():
         wanted.pop(name, None)  # checkpoints of earlier versions have none: they stay as the model's rule made them
-    _check_tensors(metadata, wanted, checkpoint, with_replicas=alike)
+    growth = Growth.between(grown_from, plan_file) if smaller and grown_from is not None else Growth(())
+    _check_tensors(metadata, growth.kept(wanted), checkpoint, with_replicas=alike)
     try:
-        load(wanted, storage_reader=reader)
+        for copy in range(growth.copies + 1):
+            load(growth.of_copy(wanted, copy), storage_reader=reader)
     except CheckpointException as error:
         raise SpecError(f"{checkpoint}: cannot be read ({_first_cause(error)}); give another checkpoint") from None
+    growth.silence(wanted)
     if contents is not None:
         contents.write_back()
     trainee.optimizer.loaded()

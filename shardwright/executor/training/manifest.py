@@ -131,6 +131,24 @@ def read_manifest(checkpoint: Path, plan_file: PlanFile) -> Manifest:
     return manifest
 
 
+def read_growing(checkpoint: Path, plan_file: PlanFile, grown_from: PlanFile | None) -> tuple[Manifest, bool]:
+    """Return the manifest of a checkpoint, as `read_manifest`, and whether it is of `grown_from`, the smaller model of the phase before.
+
+    Raises:
+        SpecError: as `read_manifest`, for `plan_file`.
+    """
+    try:
+        return read_manifest(checkpoint, plan_file), False
+    except SpecError:
+        if grown_from is None:
+            raise
+        try:
+            return read_manifest(checkpoint, grown_from), True
+        except SpecError:
+            pass
+        raise
+
+
 def damaged_file(checkpoint: Path, manifest: Manifest, *, part: int = 0, parts: int = 1) -> str | None:
     """Return what is wrong with the first file whose content is not what was written, in one line; None where all are whole.
 

@@ -20,7 +20,7 @@ from shardwright.executor.text import Tokenizer
 from shardwright.specs import Measurement, Spec, StepRecord, read_measurement
 
 from .frozen_start import check_start
-from .manifest import complete_checkpoints, newest_checkpoint, read_manifest
+from .manifest import complete_checkpoints, newest_checkpoint, read_growing, read_manifest
 
 GENERATION_CONFIG = "generation_config.json"
 LAUNCHER = "SHARDWRIGHT_LAUNCHER"
@@ -126,11 +126,13 @@ class RunFolder:
         *,
         damaged: Collection[Path] = (),
         last_step: int | None = None,
+        grown: tuple[int, PlanFile] | None = None,
     ) -> Start:
         """Return the newest checkpoint here that is whole, else the one that `options` name, else the beginning.
 
         It may be at the last step only where the measurement is beside it. Then the run is finished. `damaged`: checkpoints whose
-        files were read and are not whole. `last_step`: of the phase that begins; None: of the run.
+        files were read and are not whole. `last_step`: of the phase that begins; None: of the run. `grown`: its model grows
+        from that of the phase before, which ended with this step.
 
         Raises:
             SpecError: there are checkpoints and none can be loaded, or the one found is past the requested steps.
@@ -142,7 +144,9 @@ class RunFolder:
             if checkpoint in damaged:
                 continue
             try:
-                manifest = read_manifest(checkpoint, plan_file)
+                manifest, smaller = read_growing(checkpoint, plan_file, grown and grown[1])
+                if smaller and grown and manifest.step != grown[0]:
+                    read_manifest(checkpoint, plan_file)  # says of which model it is
                 check_start(checkpoint, manifest, plan_file, options)
                 step = manifest.step
             except SpecError as fault:

@@ -69,7 +69,7 @@ class Trainer:
         phase: InPhase | None = None,
     ) -> None:
         span = Span(1, plan_file, 0, options.steps, 0, from_memory=False) if phase is None else phase.span
-        self._phase, self._last_step = phase, span.last_step
+        self._phase, self._last_step, self._grown_from = phase, span.last_step, span.grown_from
         self.handed_over: HandedOver | None = None
         self.hours_over = False
         self._stop, self._watch = stop or StopRequest(), watch
@@ -240,7 +240,7 @@ class Trainer:
                     self._engine.agreement.restart()
                 return start.step
             try:
-                manifest = load_checkpoint(start.checkpoint, self._trainee, self._plan_file)
+                manifest = load_checkpoint(start.checkpoint, self._trainee, self._plan_file, self._grown_from)
             except DamagedError as fault:
                 damaged.append(start.checkpoint)
                 self._tell(f"passed over: {fault}")
@@ -278,7 +278,14 @@ class Trainer:
 
     def _start(self, damaged: list[Path]) -> Start | SpecError:
         try:
-            return self._folder.start(self._plan_file, self._options, damaged=damaged, last_step=self._last_step)
+            grown = (
+                None
+                if self._grown_from is None or self._phase is None
+                else (self._phase.span.steps_before, self._grown_from)
+            )
+            return self._folder.start(
+                self._plan_file, self._options, damaged=damaged, last_step=self._last_step, grown=grown
+            )
         except SpecError as error:
             return error
 

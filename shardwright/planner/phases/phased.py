@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shardwright.base import InfeasibleError, SpecError
-from shardwright.costmodel.phases import Switch, Switching, same_placement, switch_between
+from shardwright.costmodel.phases import Job, Switch, Switching, same_placement, switch_between
 from shardwright.planner.branching import SearchResult
 from shardwright.planner.nearby import search_job
 from shardwright.planner.space import Fixed
@@ -26,15 +26,29 @@ _RUNNERS_UP = 3
 
 
 class _Candidate(NamedTuple):
+    model: ModelSpec
     training: TrainingSpec
     plan: Plan
     estimate: Estimate
+
+    @property
+    def job(self) -> Job:
+        return Job(self.model, self.training, self.plan)
+
+
+class _Job(NamedTuple):
+    """What a phase asks to plan; `number` says which phase asks first."""
+
+    number: int
+    model: ModelSpec
+    training: TrainingSpec
 
 
 class PlannedPhase(NamedTuple):
     """`steps` of a job under its plan, after a switch from the plan before."""
 
     steps: int
+    model: ModelSpec
     training: TrainingSpec
     plan: Plan
     estimate: Estimate
@@ -67,15 +81,14 @@ class PhasesResult:
 
 
 def plan_phases(
-    model: ModelSpec,
     cluster: ClusterSpec,
-    jobs: Sequence[tuple[int, TrainingSpec]],
+    jobs: Sequence[tuple[int, ModelSpec, TrainingSpec]],
     switching: Switching,
     *,
     fixed: Fixed | None = None,
     **options: Any,
 ) -> PhasesResult:
-    """Return the plans of the phases with the least seconds over all steps and switches. `jobs`: steps and training of each. `options`:
+    """Return the plans of the phases with the least seconds over all steps and switches. `jobs`: steps, model and training of each. `options`:
     those of `search_job`.
 
     The candidates of a phase are the plan that `search_job` gives for it alone, and the best plans that keep mesh, schedule and ZeRO stage of the
@@ -86,18 +99,25 @@ def plan_phases(
         SpecError: a phase does not divide, or where checkpoints lie is not known.
         InfeasibleError: a phase fits under no plan. Both name the phase.
     """
-    own: dict[TrainingSpec, SearchResult] = {}
-    for number, (_, training) in enumerate(jobs, start=1):
-        if training not in own:
-            own[training] = _named(number, model, cluster, training, fixed, options)
-    of_job = {training: _candidates(model, cluster, training, own, fixed or Fixed(), options) for training in own}
-    candidates = [of_job[training] for _, training in jobs]
+    distinct: list[_Job] = []
+    asked = []
+    for number, (_, model, training) in enumerate(jobs, start=1):
+        same = (index for index, job in enumerate(distinct) if job[1:] == (model, training))
+        found = next(same, len(distinct))
+        distinct += [_Job(number, model, training)] if found == len(distinct) else []
+        asked.append(found)
+    results = [_searched(job, cluster, fixed, options) for job in distinct]
+    of_job = [
+        _candidates(job, own, cluster, results, fixed or Fixed(), options)
+        for job, own in zip(distinct, results, strict=True)
+    ]
+    candidates = [of_job[index] for index in asked]
     seconds = [
         np.array([steps * each.estimate.step_seconds for each in found])
-        for (steps, _), found in zip(jobs, candidates, strict=True)
+        for (steps, *_), found in zip(jobs, candidates, strict=True)
     ]
     switches = [
-        [[switch_between(model, cluster, first[:2], second[:2], switching) for second in after] for first in before]
+        [[switch_between(cluster, first.job, second.job, switching) for second in after] for first in before]
         for before, after in pairwise(candidates)
     ]
     changes = [np.array([[switch.seconds for switch in row] for row in table]) for table in switches]
@@ -106,7 +126,7 @@ def plan_phases(
     taken = [Switch("none", 0.0), *(table[i][j] for table, (i, j) in zip(switches, pairwise(way), strict=True))]
     phases = (
         PlannedPhase(steps, *found[index], switch)
-        for (steps, _), found, index, switch in zip(jobs, candidates, way, taken, strict=True)
+        for (steps, *_), found, index, switch in zip(jobs, candidates, way, taken, strict=True)
     )
     alone = sum(part[0] for part in seconds) + sum(change[0, 0] for change in changes)
     return PhasesResult(tuple(phases), _one_placement(candidates, seconds, changes), float(alone))
@@ -128,50 +148,42 @@ def _together(first: Plan, second: Plan) -> bool:
     return first == second or same_placement(first, second)
 
 
-def _named(
-    number: int,
-    model: ModelSpec,
-    cluster: ClusterSpec,
-    training: TrainingSpec,
-    fixed: Fixed | None,
-    options: dict[str, Any],
-) -> SearchResult:
+def _searched(job: _Job, cluster: ClusterSpec, fixed: Fixed | None, options: dict[str, Any]) -> SearchResult:
     try:
-        return search_job(model, cluster, training, fixed=fixed, runners_up=_RUNNERS_UP, **options).result
+        return search_job(job.model, cluster, job.training, fixed=fixed, runners_up=_RUNNERS_UP, **options).result
     except (SpecError, InfeasibleError) as error:
-        raise type(error)(f"phase {number}: {error}") from None
+        raise type(error)(f"phase {job.number}: {error}") from None
 
 
 def _candidates(
-    model: ModelSpec,
+    job: _Job,
+    own: SearchResult,
     cluster: ClusterSpec,
-    training: TrainingSpec,
-    own: dict[TrainingSpec, SearchResult],
+    results: Sequence[SearchResult],
     fixed: Fixed,
     options: dict[str, Any],
 ) -> list[_Candidate]:
     """The plan of this job first, then those that follow plans of all jobs; no plan twice."""
-    found = [_candidate(own[training])]
-    for kept in _followed(own, fixed):
+    found = [_Candidate(job.model, own.training, own.plan, own.estimate)]
+    for kept in _followed(results, fixed):
+        if kept.stages is not None and sum(stage.layer_count for stage in kept.stages) != job.model.layer_count:
+            continue  # of a model that has grown since, or has not yet
         try:
-            new = _candidate(search_job(model, cluster, training, fixed=kept, runners_up=0, **options).result)
+            result = search_job(job.model, cluster, job.training, fixed=kept, runners_up=0, **options).result
         except (SpecError, InfeasibleError):
             continue
+        new = _Candidate(job.model, result.training, result.plan, result.estimate)
         found += [] if new in found else [new]
     return found
 
 
-def _followed(own: dict[TrainingSpec, SearchResult], fixed: Fixed) -> list[Fixed]:
+def _followed(results: Sequence[SearchResult], fixed: Fixed) -> list[Fixed]:
     """What a plan keeps that follows one of those found: with its stages, and with stages of its own."""
     found: list[Fixed] = []
-    for result in own.values():
+    for result in results:
         for plan in (result.plan, *(runner_up.plan for runner_up in result.runners_up)):
             alike = [_FREED] if plan.mesh.pp > 1 else []  # else its stages say what it recomputes alone
             for freed in (*alike, (*_FREED, *_WITH_STAGES)):
                 kept = Fixed.of(plan).but(**{name: getattr(fixed, name) for name in freed})
                 found += [] if kept in found else [kept]
     return found
-
-
-def _candidate(result: SearchResult) -> _Candidate:
-    return _Candidate(result.training, result.plan, result.estimate)

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -11,6 +12,7 @@ from rich.text import Text
 from shardwright.base import units as readable
 from shardwright.costmodel.phases import PhasesFile, Switch
 from shardwright.specs import Estimate, Measurement, Plan, TrainingSpec
+from shardwright.specs.model import ModelSpec
 
 from .words import choice_words
 
@@ -29,6 +31,7 @@ class PhaseLine(NamedTuple):
     """A phase: its steps, job and plan, and the switch before it."""
 
     steps: int
+    model: ModelSpec
     training: TrainingSpec
     plan: Plan
     estimate: Estimate
@@ -64,12 +67,15 @@ def phases_notes(
     steps = sum(phase.steps for phase in phases)
     switched = sum(phase.switch.seconds for phase in phases)
     yield f"{steps:,} steps take {readable.seconds(seconds)}, of which switches {readable.seconds(switched)}."
-    for number, phase in enumerate(phases[1:], start=2):
+    for number, (before, phase) in enumerate(pairwise(phases), start=2):
+        if phase.model != before.model:
+            yield f"Phase {number} has {phase.model.layer_count} layers in place of {before.model.layer_count}; new ones pass their input on at first."
         if words := _SWITCH_WORDS[phase.switch.kind]:
             yield f"Phase {number} begins in {readable.seconds(phase.switch.seconds)}: {words}."
-    if one_placement_seconds is None:
+    grows = any(phase.model != phases[0].model for phase in phases)
+    if one_placement_seconds is None and not grows:
         yield "No placement of weights was found that fits every phase."
-    elif one_placement_seconds > _MORE * seconds:
+    elif one_placement_seconds is not None and one_placement_seconds > _MORE * seconds:
         yield f"The best placement found for all phases would take {_more(one_placement_seconds, seconds)}."
     if own_best_seconds > _MORE * seconds:
         yield f"With the best plan of each phase for itself it would take {_more(own_best_seconds, seconds)}."

@@ -8,9 +8,11 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.catalog import load_cluster
 from shardwright.costmodel.phases import (
+    Job,
     Phase,
     PhasesFile,
     Switching,
+    grown_layers,
     read_phases_file,
     same_placement,
     state_bytes,
@@ -63,7 +65,8 @@ def test_the_phase_of_a_step() -> None:
 @pytest.mark.parametrize(
     ("second", "words"),
     [
-        (file_of(SHARDED, layers=4, hidden_size=64), "phase 2 trains another model"),
+        (file_of(SHARDED, hidden_size=64), "phase 2 trains another model .* grows by layers alone"),
+        (file_of(plan((layers(1, zero=3),), dp_shard=2), layers=1), "grows by layers alone"),
         (file_of(plan((layers(zero=3),), dp_shard=4)), "phase 2 has 4 ranks and phase 1 has 2"),
         (
             plan_file(model_config("llama"), SHARDED, compute="bf16"),
@@ -105,7 +108,7 @@ def test_a_switch_takes_what_its_bytes_take() -> None:
     size = 12 * parameters
 
     def check(first: Plan, second: Plan, kind: str, seconds: float) -> None:
-        found = switch_between(model, file.cluster, (adamw, first), (adamw, second), GIVEN)
+        found = switch_between(file.cluster, Job(model, adamw, first), Job(model, adamw, second), GIVEN)
         assert found.kind == kind
         assert found.seconds == pytest.approx(seconds)
 
@@ -115,6 +118,36 @@ def test_a_switch_takes_what_its_bytes_take() -> None:
     check(SHARDED, copies, "checkpoint", 3 + size / 1e6 + 3 * size / 2e6)
     smaller = plan((layers(zero=3),), dp_shard=2, microbatches=1)
     check(SHARDED, smaller, "memory", 3 + 2 * (size / 2) / 1e9)
+
+
+def test_new_layers_are_spread_evenly() -> None:
+    """Of 3 new layers, the first of two has floor(3 / 2) = 1 behind it, and the second the other two."""
+    assert grown_layers(2, 5) == ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))
+    assert grown_layers(4, 5) == ((0, 0), (1, 0), (2, 0), (3, 0), (3, 1))
+    assert grown_layers(3, 3) == ((0, 0), (1, 0), (2, 0))
+
+
+def test_a_model_that_grows_begins_with_a_checkpoint_of_the_smaller_one() -> None:
+    """A layer of 7,744 parameters more, of 12 bytes: 92,928 more bytes to read."""
+    small, large = file_of(SHARDED), file_of(plan((layers(3, zero=3),), dp_shard=2), layers=3)
+    spans = PhasesFile(phases=(Phase(steps=2, plan_file=small), Phase(steps=1, plan_file=large))).spans
+    assert [span.grown_from for span in spans] == [None, small]
+    adamw = small.training.model_copy(update={"optimizer": "adamw"})
+    first, second = (Job(file.model(), adamw, file.plan) for file in (small, large))
+    found, size = switch_between(small.cluster, first, second, GIVEN), state_bytes(small.model(), adamw)
+    assert found.kind == "checkpoint"
+    assert found.seconds == pytest.approx(3 + size / 1e6 + (size + size + 12 * 7744) / 2e6)
+
+
+def test_experts_do_not_grow() -> None:
+    config = {**model_config("llama"), "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    files = [
+        plan_file({**config, "num_hidden_layers": count}, plan((layers(count, zero=3),), dp_shard=2))
+        for count in (2, 3)
+    ]
+    given = [{"steps": 1, "plan_file": file.model_dump(mode="json")} for file in files]
+    with pytest.raises(SpecError, match="have experts or linear attention"):
+        PhasesFile.parse({"phases": given}, source="phases.json")
 
 
 @pytest.mark.parametrize(

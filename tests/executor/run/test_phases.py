@@ -12,14 +12,13 @@ import torch.distributed as dist
 from shardwright.base.errors import SpecError
 from shardwright.base.stopping import StopRequest
 from shardwright.costmodel.phases import Phase, PhasesFile, write_phases_file
-from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.data.token_streams import TextFiles
 from shardwright.executor.data.windows import Begins, shuffled
 from shardwright.executor.loop import schedules
 from shardwright.executor.options import RunOptions
 from shardwright.executor.run.launching import launch
 from shardwright.executor.run.rank import run_rank
-from shardwright.executor.training import Trainee, handing_over, trainer
+from shardwright.executor.training import Trainee, checkpoint, handing_over, trainer
 from shardwright.executor.training.manifest import MANIFEST
 from shardwright.executor.training.run_folder import RunFolder
 from shardwright.specs.plan import Plan
@@ -34,9 +33,12 @@ STEPS = (3, 4)
 
 
 def phased(first: Plan, second: Plan) -> PhasesFile:
-    """Three steps of 8 sequences of 16 tokens, and then four of 2 of 32, with AdamW, whose state a new phase needs."""
-    config = model_config("llama", vocab_size=VOCABULARY)
-    files = [plan_file(config, each, seq_len=length) for each, length in zip((first, second), LENGTHS, strict=True)]
+    """Three steps of 8 sequences of 16 tokens, and then four of 2 of 32, with AdamW, whose state a new phase needs. The model has as many layers
+    as the plan."""
+    files = [
+        plan_file(model_config("llama", layers=each.layer_count, vocab_size=VOCABULARY), each, seq_len=length)
+        for each, length in zip((first, second), LENGTHS, strict=True)
+    ]
     trained = [
         file.model_copy(update={"training": file.training.model_copy(update={"optimizer": "adamw"})}) for file in files
     ]
@@ -49,13 +51,14 @@ def sharded(batch: int, microbatches: int = 2) -> Plan:
     return plan((layers(zero=3),), dp_shard=2, microbatches=microbatches, global_batch=batch)
 
 
-def piped(batch: int) -> Plan:
-    return plan((layers(1),), (layers(1),), pp=2, global_batch=batch)
+def piped(batch: int, *stages: int) -> Plan:
+    return plan(*((layers(count),) for count in stages or (1, 1)), pp=2, global_batch=batch)
 
 
 WAYS = {
     "in-memory": (sharded(BATCHES[0]), sharded(BATCHES[1], microbatches=1)),
     "by-checkpoint": (sharded(BATCHES[0]), piped(BATCHES[1])),
+    "grown": (sharded(BATCHES[0]), piped(BATCHES[1], 3, 2)),
 }
 
 
@@ -64,19 +67,20 @@ def run_options(folder: Path) -> RunOptions:
     return options(folder / "run", data=text_file(folder), **every)
 
 
-def reference(file: PlanFile, run: RunOptions) -> list[float]:
+def reference(phases: PhasesFile, run: RunOptions) -> list[float]:
     """The curriculum in one process, by transformers and torch alone: the losses of its steps."""
-    model = reference_model(file)
-    kinds = [[p for p in model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
-    groups = [{"params": of, "weight_decay": decay} for of, decay in zip(kinds, (run.weight_decay, 0.0), strict=True)]
-    optimizer = torch.optim.AdamW(groups, lr=run.learning_rate, betas=run.betas, eps=run.eps)
-    stream, losses, tokens = TextFiles(list(run.data), VOCABULARY), list[float](), 0
-    for steps, length, batch in zip(STEPS, LENGTHS, BATCHES, strict=True):
-        windows, first = (stream.length - 1) // length, -(-tokens // length)
+    first, second = (phase.plan_file for phase in phases.phases)
+    model, losses, tokens = reference_model(first), list[float](), 0
+    optimizer = _adamw(model, run)
+    stream = TextFiles(list(run.data), VOCABULARY)
+    for number, (steps, length, batch) in enumerate(zip(STEPS, LENGTHS, BATCHES, strict=True)):
+        if number and second.plan.layer_count > first.plan.layer_count:
+            model, optimizer = _grown(model, optimizer, reference_model(second), run)
+        windows, start = (stream.length - 1) // length, -(-tokens // length)
         for step in range(steps):
             rows = []
-            for number in range(first + step * batch, first + (step + 1) * batch):
-                epoch, place = divmod(number, windows)
+            for sequence in range(start + step * batch, start + (step + 1) * batch):
+                epoch, place = divmod(sequence, windows)
                 window = shuffled(place, windows, key=f"{run.seed}/{epoch}")
                 rows.append(torch.from_numpy(stream.read(window * length, length + 1)))
             taken = torch.stack(rows)
@@ -90,6 +94,30 @@ def reference(file: PlanFile, run: RunOptions) -> list[float]:
             losses.append(float(loss.detach()))
         tokens += steps * batch * length
     return losses
+
+
+def _adamw(model: torch.nn.Module, run: RunOptions) -> torch.optim.AdamW:
+    kinds = [[p for p in model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
+    groups = [{"params": of, "weight_decay": decay} for of, decay in zip(kinds, (run.weight_decay, 0.0), strict=True)]
+    return torch.optim.AdamW(groups, lr=run.learning_rate, betas=run.betas, eps=run.eps)
+
+
+def _grown(
+    small: torch.nn.Module, before: torch.optim.AdamW, large: torch.nn.Module, run: RunOptions
+) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+    """From two layers to five: the first is followed by one copy, the second by two, and copies begin with outputs of zero."""
+    own, optimizer = dict(small.named_parameters()), _adamw(large, run)
+    sources = {0: (0, True), 1: (0, False), 2: (1, True), 3: (1, False), 4: (1, False)}
+    for name, parameter in large.named_parameters():
+        source, kept = name, True
+        if ".layers." in name:
+            layer = int(name.split(".layers.")[1].split(".")[0])
+            source, kept = name.replace(f".layers.{layer}.", f".layers.{sources[layer][0]}."), sources[layer][1]
+        silent = not kept and name.endswith(("o_proj.weight", "down_proj.weight"))
+        parameter.data.copy_(torch.zeros_like(parameter) if silent else own[source].data)
+        if kept:
+            optimizer.state[parameter] = {key: value.clone() for key, value in before.state[own[source]].items()}
+    return large, optimizer
 
 
 def losses(
@@ -130,9 +158,9 @@ def test_the_losses_of_two_phases_are_those_of_one_process(way: str, tmp_path: P
     assert [span.sequences_before for span in phases.spans] == [0, 12]
     assert [span.from_memory for span in phases.spans] == [False, way == "in-memory"]
     own, told = losses(phases, run)
-    assert own == pytest.approx(reference(phases.phases[0].plan_file, run), rel=1e-5)
+    assert own == pytest.approx(reference(phases, run), rel=1e-5)
     read = [line for line in told if line.startswith("continuing from")]
-    assert len(read) == (way == "by-checkpoint")
+    assert len(read) == (way != "in-memory")
     assert [line for line in told if line.startswith("phase 2")] == [
         f"phase 2 of 2: steps 4 to 7, 2 sequences of 32 tokens, {WAYS[way][1].mesh}"
     ]
@@ -157,22 +185,32 @@ def _begin_at_the_first_sequence() -> None:
     Begins.first = lambda self, step, global_batch: (step - 1) * global_batch  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("fault", [_forget_the_optimizer, _begin_at_the_first_sequence])
-def test_a_phase_that_begins_wrongly_shows(fault: Callable[[], None], tmp_path: Path) -> None:
-    phases, run = phased(*WAYS["in-memory"]), run_options(tmp_path)
+def _speak_at_once() -> None:
+    """New layers begin with the outputs of what they are copies of."""
+    vars(checkpoint)["Growth"].silence = lambda self, tensors: None
+
+
+@pytest.mark.parametrize(
+    ("fault", "way"),
+    [(_forget_the_optimizer, "in-memory"), (_begin_at_the_first_sequence, "in-memory"), (_speak_at_once, "grown")],
+)
+def test_a_phase_that_begins_wrongly_shows(fault: Callable[[], None], way: str, tmp_path: Path) -> None:
+    phases, run = phased(*WAYS[way]), run_options(tmp_path)
     own, _ = losses(phases, run, fault=fault)
-    expected = reference(phases.phases[0].plan_file, run)
+    expected = reference(phases, run)
     assert own[:3] == pytest.approx(expected[:3], rel=1e-5)
     assert own[4:] != pytest.approx(expected[4:], rel=1e-3)
 
 
-def test_a_run_that_is_killed_in_its_second_phase_goes_on_there(tmp_path: Path) -> None:
-    phases, run = phased(*WAYS["by-checkpoint"]), run_options(tmp_path)
+@pytest.mark.parametrize(("way", "killed"), [("by-checkpoint", 5), ("grown", 4)])
+def test_a_run_that_is_killed_in_its_second_phase_goes_on_there(way: str, killed: int, tmp_path: Path) -> None:
+    """A grown model whose own checkpoint is not written yet grows again."""
+    phases, run = phased(*WAYS[way]), run_options(tmp_path)
     with pytest.raises(AssertionError, match=r"died without a word|Stopped"):
-        losses(phases, run, stop_after=5)
+        losses(phases, run, stop_after=killed)
     own, told = losses(phases, run)
-    assert own == pytest.approx(reference(phases.phases[0].plan_file, run), rel=1e-5)
-    assert any(line.endswith("after step 4") for line in told)
+    assert own == pytest.approx(reference(phases, run), rel=1e-5)
+    assert any(line.endswith(f"after step {killed - 1}") for line in told)
     assert not any(line.startswith("phase 1") for line in told)
 
 
@@ -186,7 +224,7 @@ def test_a_damaged_checkpoint_of_the_second_phase_leads_back_into_the_first(tmp_
     content[-1] ^= 1
     largest.write_bytes(content)
     own, told = losses(phases, run)
-    assert own == pytest.approx(reference(phases.phases[0].plan_file, run), rel=1e-5)
+    assert own == pytest.approx(reference(phases, run), rel=1e-5)
     begun = [line.partition(":")[0] for line in told if line.startswith("phase")]
     assert begun == ["phase 2 of 2", "phase 1 of 2", "phase 2 of 2"]
 

@@ -21,7 +21,7 @@ LONG = TrainingSpec(seq_len=131072, global_batch=2)
 
 def planned(steps: tuple[int, ...], *jobs: TrainingSpec, build: float = 0.0, **options: Any) -> PhasesResult:
     given = Switching(build_seconds=build, write_bytes_per_s=1e9, read_bytes_per_s=1e9)
-    return plan_phases(MODEL, CLUSTER, list(zip(steps, jobs, strict=True)), given, **options)
+    return plan_phases(CLUSTER, [(count, MODEL, job) for count, job in zip(steps, jobs, strict=True)], given, **options)
 
 
 def test_long_phases_have_the_plans_that_they_would_have_alone() -> None:
