@@ -76,7 +76,9 @@ class LayerWork:
             if trained
             else self.frame.summed_matrices(self._adapters.whole_elements, self._adapters.whole_expert_elements)
         )
-        exchanged = self._exposed(self._collectives.backward, passes.backward)
+        collectives, beside = self._collectives, self._linear
+        exchanged = self._exposed(collectives.backward, beside.backward_seconds(self._matmuls))
+        gathered = self._exposed(collectives.forward, beside.forward_seconds(self._matmuls))
         traded, alone = self._exposed_trade, self._trade
         exchanges = self._modules is not None and self._modules.exchange
         uneven = AttentionCore(self.frame, self.block).uneven
@@ -90,11 +92,11 @@ class LayerWork:
                 selective=repeated.selective + self._tiles_again,
                 full=repeated.full + self._tiles_again,
             ),
-            tensor_parallel_forward_seconds=self._exposed(self._collectives.forward, passes.forward),
+            tensor_parallel_forward_seconds=gathered,
             tensor_parallel_backward_seconds_by_policy=by_policy(
                 none=exchanged,
                 selective=exchanged + repeated.gathers,
-                full=exchanged + self._exposed(self._collectives.repeated, repeated.full),
+                full=exchanged + self._exposed(collectives.repeated, beside.forward_seconds(self._matmuls)),
             ),
             gradient_sum_seconds=summed.made,
             added_gradient_sum_seconds=summed.added,
@@ -243,8 +245,9 @@ class LayerWork:
             return Passes(0 * every, 0 * every)
         dense = every * (1 - _ATTENTION_LAUNCHES * ("attention" in graphs))
         more_forward, more_backward = self._frozen_kernels
-        forward = dense * (stack.kernels_forward + more_forward)
-        backward = dense * np.maximum(0.0, stack.kernels_backward + more_backward)
+        hooks = self._hook_kernels
+        forward = dense * (stack.kernels_forward + more_forward) + hooks.forward
+        backward = dense * np.maximum(0.0, stack.kernels_backward + more_backward) + hooks.backward
         if isinstance(ffn, FeedForward):
             return Passes(forward, backward)
         held = ffn.experts / np.asarray(frame.experts.ep)
@@ -254,6 +257,17 @@ class LayerWork:
         return Passes(
             forward + router_forward + stack.expert_kernels_forward * held,
             backward + router_backward + stack.expert_kernels_backward * held,
+        )
+
+    @property
+    def _hook_kernels(self) -> Passes:
+        """Launches that the hooks of a layer's linears are worth under ZeRO-2 and ZeRO-3; each expert of a loop has its own linears."""
+        stack, zero = self.frame.stack, self.frame.candidates.zero_stage
+        sizes = [max(1, len(linear.modules)) * (linear.groups if linear.experts else 1) for linear in self._matmuls]
+        fetches, reduces = np.where(zero >= 3, sum(sizes), 0.0), np.where(zero == 2, sum(sizes), 0.0)
+        return Passes(
+            stack.gathered_module_kernels_forward * fetches,
+            stack.gathered_module_kernels_backward * fetches + stack.reduced_module_kernels_backward * reduces,
         )
 
     @cached_property
@@ -331,14 +345,14 @@ class LayerWork:
             share=1 - training.high_precision_layers / frame.model.layer_count,
         )
 
-    def _exposed(self, collectives: Array, compute: Array) -> Array:
-        """Return the part of `collectives` that the `compute` of the same pass does not hide.
+    def _exposed(self, collectives: Array, matmuls: Array) -> Array:
+        """Return the part of `collectives` that the weight `matmuls` of the same pass do not hide.
 
         An overlapped collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
         section 5). Copy engines move the pieces. One piece is always exposed.
         """
         beside = self.overlap * (1 - 1 / self.frame.candidates.tp) * collectives
-        return np.asarray(collectives - np.minimum(beside, compute))
+        return np.asarray(collectives - np.minimum(beside, matmuls))
 
     @cached_property
     def _selection(self) -> Selection | None:
@@ -390,9 +404,10 @@ class LayerWork:
             gathers = np.zeros_like(full) if agreed is None else agreed.feed_forward_seconds(tp_group)
             return _Repeated(again, full, gathers=gathers)
         if self._selection is not None:
-            again = linear.forward_seconds(self._selection.repeated) + self._memory_bound.forward
+            matmuls = linear.forward_seconds(self._selection.repeated)
             # reduced outputs are kept
-            return _Repeated(again, full, gathers=self._exposed(self._collectives.forward / 2, again))
+            gathers = self._exposed(self._collectives.forward / 2, matmuls)
+            return _Repeated(matmuls + self._memory_bound.forward, full, gathers=gathers)
         # a fused kernel never keeps the scores, so there is nothing to repeat
         scores = self._core.forward if frame.training.attention == "unfused" else np.zeros_like(full)
         return _Repeated(scores, full, gathers=np.zeros_like(full))

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from shardwright.specs import ScheduleName
 
@@ -99,6 +100,21 @@ def _orders(name: ScheduleName, pp: int, microbatches: int) -> tuple[tuple[Actio
     return _Squeeze(block, [_plan(block, rank, microbatches) for rank in range(pp)], microbatches).run()
 
 
+class _Pass(NamedTuple):
+    """A pass of a plan, which may run once `source[stage]` microbatches, more than its own number, have passed.
+
+    Attributes:
+        change: by how much the pass changes the number of microbatches that its rank holds.
+    """
+
+    slot: int
+    microbatch: int
+    change: int
+    source: list[int]
+    stage: int
+    action: Action
+
+
 class _Squeeze:
     """Runs the plans of all ranks, one pass a slot, each as soon as its rank can.
 
@@ -107,53 +123,60 @@ class _Squeeze:
     """
 
     def __init__(self, block: _Block, plans: list[_Plan], microbatches: int) -> None:
-        self._stages = 2 * block.pp
-        self._plans = plans
+        self._last = 2 * block.pp - 1
         self._most = max(map(_most_alive, plans))
         self._alive = [0] * block.pp
-        self._done: set[Action] = set()
+        # Of each kind and stage, the microbatches that have passed: a stage takes them in order.
+        self._passed = {kind: [0] * (2 * block.pp) for kind in _ALIVE}
+        self._entered = [microbatches]
+        self._plans = [[self._waiting(slot, action) for slot, action in plan] for plan in plans]
         # The pipeline is full once the first microbatch is back, and drains once the last one has entered.
         self._full = block.input_gradient(0)
         self._drains = max(self._full, _PERIOD * (microbatches - 1))
 
+    def _waiting(self, slot: int, action: Action) -> _Pass:
+        stage, kind, microbatch = action
+        source, before = self._passed[kind], stage + 1
+        if kind is ActionKind.FORWARD:
+            source, before = (source, stage - 1) if stage else (self._entered, 0)
+        elif kind is ActionKind.WEIGHT_GRADIENT:
+            source, before = self._passed[ActionKind.INPUT_GRADIENT], stage
+        elif stage == self._last:
+            source, before = self._passed[ActionKind.FORWARD], stage
+        return _Pass(slot, microbatch, _ALIVE[kind], source, before, action)
+
     def run(self) -> tuple[tuple[Action, ...], ...]:
         orders: list[list[Action]] = [[] for _ in self._plans]
+        changed = set(range(len(orders)))  # ranks that ran a pass, or whose neighbours did: the others wait as before
         while any(self._plans):
-            now = [(rank, index) for rank in range(len(orders)) if (index := self._next(rank)) is not None]
+            now = [(rank, index) for rank in changed if (index := self._next(rank)) is not None]
             assert now, "a pass waits for one that never runs"
             for rank, index in now:
-                _, action = self._plans[rank].pop(index)
-                orders[rank].append(action)
-                self._alive[rank] += _ALIVE[action.kind]
-                self._done.add(action)
+                done = self._plans[rank].pop(index)
+                orders[rank].append(done.action)
+                self._alive[rank] += done.change
+                self._passed[done.action.kind][done.action.stage] += 1
+            near = {other for rank, _ in now for other in (rank - 1, rank, rank + 1)}
+            changed = near.intersection(range(len(orders)))
         return tuple(map(tuple, orders))
 
     def _next(self, rank: int) -> int | None:
         """Return which pass of its plan the rank runs in this slot, or None where it has to wait."""
         plan, alive, most = self._plans[rank], self._alive[rank], self._alive[rank]
-        idle_only = None
-        for index, (slot, action) in enumerate(plan):
-            full, drains = self._full <= slot <= self._drains, slot > self._drains
-            if index and (full or drains != (plan[0][0] > self._drains)):
+        if not plan:
+            return None
+        drains, idle_only = plan[0].slot > self._drains, None
+        for index, (slot, microbatch, change, source, stage, action) in enumerate(plan):
+            if index and (self._full <= slot <= self._drains or drains != (slot > self._drains)):
                 break
-            fits = action.kind is not ActionKind.FORWARD or most < self._most
-            if fits and self._ready(action):
+            if source[stage] > microbatch and (change <= 0 or most < self._most):
                 if not (drains and action.kind is ActionKind.WEIGHT_GRADIENT):
                     return index
                 idle_only = index if idle_only is None else idle_only
-            alive += _ALIVE[action.kind]
-            most = max(most, alive)
+            alive += change
+            if alive > most:  # a call of max() would double the time of a scan
+                most = alive
         return idle_only
-
-    def _ready(self, action: Action) -> bool:
-        stage, kind, microbatch = action
-        if kind is ActionKind.FORWARD:
-            return not stage or Action(stage - 1, kind, microbatch) in self._done
-        if kind is ActionKind.WEIGHT_GRADIENT:
-            return Action(stage, ActionKind.INPUT_GRADIENT, microbatch) in self._done
-        if stage + 1 == self._stages:
-            return Action(stage, ActionKind.FORWARD, microbatch) in self._done
-        return Action(stage + 1, kind, microbatch) in self._done
 
 
 def _most_alive(plan: _Plan) -> int:

@@ -78,24 +78,26 @@ def split_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches
     return walked_counts(name, pp, stages_per_rank, min(microbatches, 2 * pp))
 
 
+# By how much a pass changes the two numbers of `split_counts`.
+_CHANGES = {
+    ActionKind.FORWARD: (1, 0),
+    ActionKind.BACKWARD: (-1, 0),
+    ActionKind.INPUT_GRADIENT: (-1, 1),
+    ActionKind.WEIGHT_GRADIENT: (0, -1),
+}
+
+
 @lru_cache(maxsize=4096)
 def walked_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> tuple[IntArray, ...]:
     """The counts of `split_counts`, for this very number of microbatches."""
     schedule = make_schedule(name, pp, stages_per_rank, microbatches)
-    changes = {
-        ActionKind.FORWARD: (1, 0),
-        ActionKind.BACKWARD: (-1, 0),
-        ActionKind.INPUT_GRADIENT: (-1, 1),
-        ActionKind.WEIGHT_GRADIENT: (0, -1),
-    }
     found = []
     for order in schedule.orders:
-        alive, moments = np.zeros((2, stages_per_rank), dtype=np.int64), []
-        for action in (action for work in order for action in work.passes):
-            alive[:, action.stage // pp] += changes[action.kind]
-            if max(changes[action.kind]) > 0:
-                moments.append(alive.copy())
-        counts = np.unique(np.stack(moments), axis=0)
+        actions = [action for work in order for action in work.passes]
+        changes = np.zeros((len(actions), 2, stages_per_rank), dtype=np.int64)
+        chunks = [action.stage // pp for action in actions]
+        changes[np.arange(len(actions)), :, chunks] = [_CHANGES[action.kind] for action in actions]
+        counts = np.unique(changes.cumsum(axis=0)[changes.max(axis=(1, 2)) > 0], axis=0)
         counts.setflags(write=False)
         found.append(counts)
     return tuple(found)

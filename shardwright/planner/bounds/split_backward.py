@@ -122,22 +122,34 @@ class SplitBounds:
 
     def bounds(self, limit: Array) -> Array:
         """(E,) seconds without optimizers, infinite where nothing fits. What is not below `limit` (E,) may be looser."""
-        floor, microbatches = self.floor, self._microbatches
+        floor = self.floor
         total, common = floor.total_seconds, int(floor.whole.argmax())
         busiest = -(-floor.whole[common] // self.pp) * floor.row_seconds.layers[:, common]
-        trip = floor.whole_sum(floor.rows.forward + self._gradient) + 2 * self._hops * floor.rows.send
-        weights = floor.rows.weight_gradient
-        last = self._fewest[0, 0] * weights.layers.min(axis=1) + self._ends_of_stages(weights)[:, 0, 0]
-        held = microbatches / self._ramps.most[:, 0, 0] * (trip + last)
-        once = np.maximum(trip + floor.whole_sum(floor.rows.first_forward), held) + floor.first_rank_tail(self.pp)
-        least: Array = np.maximum.reduce(
-            [once, microbatches * np.maximum(busiest, total / self.pp), self._mixed_classes_seconds(limit)]
-        )
-        near = np.flatnonzero(least < limit)
-        if len(near):
+        once = self._round_trip + floor.whole_sum(floor.rows.first_forward) + floor.first_rank_tail(self.pp)
+        least: Array = np.maximum(once, self._microbatches * np.maximum(busiest, total / self.pp))
+        # the counts of a schedule of many ranks take longer than all else: only what is still below the limit needs them
+        for sharpened in (SplitBounds._counted, SplitBounds._sharper):
+            near = np.flatnonzero(least < limit)
+            if not len(near):
+                break
             of_near = replace(self, floor=floor[near], entries=self.entries[near])
-            least[near] = of_near._sharper(least[near], limit[near])
+            least[near] = sharpened(of_near, least[near], limit[near])
         return least
+
+    @property
+    def _round_trip(self) -> Array:
+        """(E,): seconds of a microbatch's way through all stages and back, without its weight gradients."""
+        floor = self.floor
+        trip: Array = floor.whole_sum(floor.rows.forward + self._gradient) + 2 * self._hops * floor.rows.send
+        return trip
+
+    def _counted(self, least: Array, limit: Array) -> Array:
+        """(E,): the bounds that follow from how many microbatches a schedule holds, or `least` (E,) where that is more."""
+        floor, weights = self.floor, self.floor.rows.weight_gradient
+        last = self._fewest[0, 0] * weights.layers.min(axis=1) + self._ends_of_stages(weights)[:, 0, 0]
+        held = self._microbatches / self._ramps.most[:, 0, 0] * (self._round_trip + last)
+        counted: Array = np.maximum(held + floor.first_rank_tail(self.pp), self._mixed_classes_seconds(limit))
+        return np.asarray(np.maximum(least, counted))
 
     def _sharper(self, least: Array, limit: Array) -> Array:
         if self.floor.classes > 1:

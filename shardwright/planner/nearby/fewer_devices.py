@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from shardwright.base import SpecError
+from shardwright.costmodel import estimate_plan
 from shardwright.costmodel.op_times import op_times
 from shardwright.planner.branching import BranchAndBound, SearchResult, fits
 from shardwright.planner.space import Fixed, meshes_of
-from shardwright.specs import ClusterSpec, TrainingSpec
+from shardwright.specs import ClusterSpec, LayerRun, Mesh, Plan, Stage, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 # These limit work, not time, so that repeated runs give the same answer.
@@ -58,11 +59,11 @@ def faster_on_fewer(
     """Return the part of a cluster with the fastest plan that takes at most 1 - `tolerance` of the step that was `found`.
 
     A part is searched only where its computing, spread evenly, takes less: step >= work / devices x the share of layers
-    that the fullest rank of its best pipeline holds too many.
+    that the fullest rank of its best pipeline holds too many (`least_work_seconds`).
     """
     best, searched, entries = None, 0, 0
     most_entries = max(_FEW_ENTRIES, _MOST_ENTRIES * found.candidates_total)
-    limit, work = found.estimate.step_seconds * (1 - tolerance), even_work_seconds(found)
+    limit, work = found.estimate.step_seconds * (1 - tolerance), least_work_seconds(model, cluster, found)
     for number, smaller in enumerate(smaller_clusters(cluster)):
         enough = number >= _MOST_COUNTS or searched >= _MOST_SEARCHED or entries > most_entries
         if enough or work / smaller.devices >= limit:
@@ -78,8 +79,10 @@ def faster_on_fewer(
     return best
 
 
-def even_work_seconds(found: SearchResult) -> float:
-    """Return the seconds of computing of all devices under a plan, if every rank of its pipeline had equally many layers.
+def least_work_seconds(model: ModelSpec, cluster: ClusterSpec, found: SearchResult) -> float:
+    """Return the seconds of computing of all devices: under the plan found, if every rank of its pipeline had equally many layers,
+    or on one device with the whole batch in one microbatch, if that is less. Small microbatches wait for the launches of kernels,
+    which fewer devices with larger ones do not.
 
     0 where some layers are frozen: they take less than the others, so that equally many layers are no even work.
     """
@@ -89,7 +92,12 @@ def even_work_seconds(found: SearchResult) -> float:
     held = [0] * plan.mesh.pp
     for rank, stage in zip(plan.stage_ranks, plan.stages, strict=True):
         held[rank] += stage.layer_count
-    return found.estimate.step.compute * found.estimate.device_count * plan.layer_count / (max(held) * plan.mesh.pp)
+    even = found.estimate.step.compute * found.estimate.device_count * plan.layer_count / (max(held) * plan.mesh.pp)
+    one_device = cluster.model_copy(update={"groups": (cluster.node.part(1).model_copy(update={"nodes": 1}),)})
+    stage = Stage(layers=(LayerRun(count=plan.layer_count),), mtp_layers=sum(each.mtp_layers for each in plan.stages))
+    at_once = Plan(mesh=Mesh(), micro_batch=found.training.global_batch, microbatches=1, stages=(stage,))
+    model = model.trained_as(found.training.trainable)
+    return min(even, estimate_plan(model, one_device, found.training, at_once).step.compute)
 
 
 def below(

@@ -10,7 +10,7 @@ from shardwright.planner.space import Fixed, meshes_of
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-from .fewer_devices import Faster, below, even_work_seconds
+from .fewer_devices import Faster, below, least_work_seconds
 
 # How far a batch that is only faster may be from the job's, as a share of it.
 _NEAR = 0.25
@@ -30,7 +30,7 @@ def faster_batches(
     the job had to offer: if not, more data parallelism was there to take and not better.
     """
     seconds = found.estimate.step_seconds
-    if even_work_seconds(found) / cluster.devices > seconds / (1 + tolerance):
+    if least_work_seconds(model, cluster, found) / cluster.devices > seconds / (1 + tolerance):
         return []
     faster = []
     for direction in (-1, 1):
