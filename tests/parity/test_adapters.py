@@ -184,18 +184,21 @@ def test_updates_of_adapters_of_experts_are_those_of_peft(family: str, tmp_path:
 
 def give_every_expert_the_first_adapter() -> None:
     """Tokens of all experts go through the adapter of the first."""
-    original = experts._grouped_linear
+    owner: Any = experts
+    original = owner._grouped_linear
 
     def first(rows: Tensor, weight: Tensor, offsets: Tensor, **options: Any) -> Tensor:
         adapter = "bias" not in options
-        return original(rows, weight[:1].expand_as(weight) if adapter else weight, offsets, **options)
+        output: Tensor = original(rows, weight[:1].expand_as(weight) if adapter else weight, offsets, **options)
+        return output
 
-    experts._grouped_linear = first
+    owner._grouped_linear = first
 
 
 def lose_reductions_over_shared_experts() -> None:
     """What ranks that share an expert hold whole trains on this rank's columns alone."""
-    spread.Partial = Replicate  # type: ignore[misc, assignment]
+    owner: Any = spread
+    owner.Partial = Replicate
 
 
 EXPERT_FAULTS: dict[str, Callable[[], None]] = {

@@ -323,7 +323,7 @@ class LayerWork:
             both = np.asarray(hidden_pairs(block, frame.candidates) * pair)
             return LayerSeconds(both, both, both)
         if isinstance(block.ffn, FeedForward) or block.parallel:
-            exchanged = frame.counted.dense_layer(pair, hidden_pairs(block, frame.candidates))
+            exchanged = frame.counted.dense_layer(pair, hidden_pairs(block, frame.candidates), self._tiles)
             return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
         wide = layer_code(frame.model.family, block).routing.fp32_weights
         weight_bytes = BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes
@@ -382,23 +382,25 @@ class LayerWork:
             return np.zeros_like(self._passes.forward)
         frame = self.frame
         job = (self.block, frame.model.hidden_size, frame.tokens, frame.candidates.tp, frame.experts)
-        return self._linear.forward_seconds(
-            operators.tiled_again(operators.ffn_matmuls(*job, joined=frame.stack.joined_projections), frame.stack)
-        )
+        matmuls = operators.ffn_matmuls(*job, joined=frame.stack.joined_projections)
+        again = self._linear.forward_seconds(operators.tiled_again(matmuls, frame.stack))
+        return again + frame.plain.forward_seconds(Adapters(frame.training, matmuls).matmuls)
 
     @cached_property
     def _repeated(self) -> _Repeated:
         """Seconds of the repeated work under each policy."""
-        linear, busy = self._linear, self._busy.forward
+        linear, busy, frame = self._linear, self._busy.forward, self.frame
         full = self._passes.forward
         # the router's gradient reads the experts' outputs, so their last matmul is needed again
-        if self.frame.stack.stops_recompute_early and isinstance(self.block.ffn, FeedForward):
-            shorter = busy - linear.forward_seconds(self._matmuls[-1:])
-            full = self.frame.times.with_launches_seconds(shorter, self._kernels.forward)
+        if frame.stack.stops_recompute_early and isinstance(self.block.ffn, FeedForward):
+            left_out = operators.not_run_again(self._matmuls, self._tiles)
+            of_adapters = Adapters(frame.training, left_out).matmuls if self._tiles > 1 else []
+            shorter = busy - linear.forward_seconds(left_out) - frame.plain.forward_seconds(of_adapters)
+            full = frame.times.with_launches_seconds(shorter, self._kernels.forward)
         if self._modules is not None:
             again = linear.forward_seconds(list(self._modules.matmuls)) + self._moving(self._modules.traffic)
             again = again + self._core.forward * self._modules.core
-            agreed = self._agreements if "mlp" in self.frame.training.recompute_modules and self._tiles == 1 else None
+            agreed = self._agreements if "mlp" in frame.training.recompute_modules and self._tiles == 1 else None
             gathers = np.zeros_like(full) if agreed is None else agreed.feed_forward_seconds(tp_group)
             return _Repeated(again, full, gathers=gathers)
         if self._selection is not None:
@@ -407,7 +409,7 @@ class LayerWork:
             gathers = self._exposed(self._collectives.forward / 2, matmuls)
             return _Repeated(matmuls + self._memory_bound.forward, full, gathers=gathers)
         # a fused kernel never keeps the scores, so there is nothing to repeat
-        scores = self._core.forward if self.frame.training.attention == "unfused" else np.zeros_like(full)
+        scores = self._core.forward if frame.training.attention == "unfused" else np.zeros_like(full)
         return _Repeated(scores, full, gathers=np.zeros_like(full))
 
     @cached_property
@@ -447,6 +449,15 @@ class LayerWork:
         freed = tensors.freed_by(modules_apart(frame.training))
         return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner, freed)
 
+    @property
+    def _kept_for_router_loss(self) -> Array:
+        """(N,): probabilities that the loss on routers keeps of each expert, in the format of their logits, whatever is repeated."""
+        frame, ffn = self.frame, self.block.ffn
+        if isinstance(ffn, FeedForward) or not (frame.model.has_router_loss and frame.stack.transformers_layers):
+            return np.zeros_like(frame.tokens)
+        wide = layer_code(frame.model.family, self.block).routing.fp32
+        return np.asarray((BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes) * ffn.experts * frame.tokens)
+
     def _with_routed(self, inner: Array) -> Array:
         """`inner` bytes of gradients between the matmuls of a feed-forward, and those as wide as the hidden state of the tokens
         that experts got: the gradient of their inputs. Where tokens are weighed in fp32, the gradient of what comes back is alive
@@ -483,7 +494,7 @@ class LayerWork:
             chosen = saved.all - saved.freed_by_modules
         elif self._selection is not None:
             chosen = np.minimum(saved.all, boundary + tokens * self._selection.kept_bytes)
-        kept = by_policy(none=saved.all, selective=chosen, full=boundary)
+        kept = by_policy(none=saved.all, selective=chosen, full=boundary) + self._kept_for_router_loss[:, None]
         # on a CPU the heap finds only part of the room where the first forward had these activations
         again = 1.0 if frame.times.node.device.has_own_memory else 1 + frame.times.constants.heap_slack
         repeated = saved.all - chosen

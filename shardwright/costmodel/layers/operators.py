@@ -14,7 +14,7 @@ import numpy as np
 
 from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import OPERANDS, Operator
-from shardwright.specs import BYTES_PER_ELEMENT, Stack, Trainable, TrainingSpec
+from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, Stack, Trainable, TrainingSpec
 from shardwright.specs.model import (
     Block,
     FeedForward,
@@ -147,6 +147,15 @@ def tiled_again(matmuls: list[Matmul], stack: Stack) -> list[Matmul]:
     """Return those matmuls of a feed-forward that its tiles repeat in the backward pass: this project's executor stops before the last,
     whose result no gradient reads; ALST runs the whole forward again (DeepSpeed, runtime/sequence_parallel/ulysses_sp.py, TiledMLP)."""
     return matmuls[:-1] if stack.transformers_layers and stack.stops_recompute_early else matmuls
+
+
+def not_run_again(matmuls: Sequence[Matmul], tiles: int) -> list[Matmul]:
+    """Return what a full recompute that stops early leaves out of the matmuls of a dense layer: the last, whose result no gradient
+    reads. A feed-forward in `tiles` keeps their inputs alone, as each is a checkpoint of its own: the rerun stops before the last tile."""
+    if tiles == 1:
+        return list(matmuls[-1:])
+    inside = [matmul for matmul in matmuls if not set(FEED_FORWARD_MODULES).isdisjoint(matmul.modules)]
+    return [replace(matmul, m=np.asarray(matmul.m, dtype=float) / tiles) for matmul in inside]
 
 
 def _of_one_input(tokens: Number, hidden: int, widths: Sequence[Number], modules: tuple[str, ...]) -> list[Matmul]:

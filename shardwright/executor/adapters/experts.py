@@ -68,7 +68,7 @@ def attach_to_experts(module: nn.Module, path: str, trainable: Trainable, initia
         down, up = initial.of(expert_path(path, weight, weights), sizes.inputs, sizes.outputs, sizes.experts)
         down, stacked = stacked_pair(down, up, sizes.experts)
         if weight == "gate_up_proj" and stacks_experts(module):
-            stacked = stacked.unflatten(1, (2, -1))
+            stacked = stacked.view(sizes.experts, 2, -1, stacked.shape[-1])
         module.register_parameter(f"{ADAPTER_A}_{weight}", nn.Parameter(down))
         module.register_parameter(f"{ADAPTER_B}_{weight}", nn.Parameter(stacked))
     _add_adapters(module, initial.scale)
@@ -76,7 +76,7 @@ def attach_to_experts(module: nn.Module, path: str, trainable: Trainable, initia
 
 def stacked_pair(down: Tensor, up: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     """Return A (experts rank, inputs) and B (outputs, rank experts) of PEFT as (experts, rank, inputs) and (experts, outputs, rank)."""
-    return down.unflatten(0, (experts, -1)), up.unflatten(1, (-1, experts)).permute(2, 0, 1).contiguous()
+    return down.view(experts, -1, down.shape[-1]), up.view(len(up), -1, experts).permute(2, 0, 1).contiguous()
 
 
 def _is_transposed(module: nn.Module) -> bool:

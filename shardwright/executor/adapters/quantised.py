@@ -79,7 +79,8 @@ def _quantise_linear(module: nn.Linear) -> None:
         output: Tensor = _Restored.apply(hidden, module.weight, module.bias, shape, dtype)  # type: ignore[no-untyped-call]  # torch's
         return output
 
-    module.forward = forward  # type: ignore[method-assign]
+    own: Any = module
+    own.forward = forward
 
 
 def packed_sizes(elements: int) -> list[int]:
@@ -107,7 +108,7 @@ def restored(stored: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return stored.new_empty(shape, dtype=dtype)
     from bitsandbytes import functional  # as above
 
-    means, scales, elements = stored.split(packed_sizes(shape.numel()))
+    means, scales, elements = torch.split(stored, packed_sizes(shape.numel()))
     means = means.clone().view(torch.float32)  # whose place in memory may be no multiple of 4
     inner = functional.QuantState(
         absmax=means[:-1], code=_code(stored.device), blocksize=_BLOCKS_TOGETHER, dtype=torch.float32

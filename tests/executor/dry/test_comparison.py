@@ -38,6 +38,7 @@ def test_bytes_by_axis_are_those_charged(name: str) -> None:
     for rank in found(name).ranks:
         for entry in rank.traffic:
             assert entry.bytes.traced == entry.bytes.charged, entry
+            assert "tiles" not in name or entry.calls.traced == entry.calls.charged, entry
         assert rank.flops.relative_difference == pytest.approx(0, abs=FLOPS_TOLERANCE)
 
 
@@ -147,6 +148,15 @@ def test_adapters_of_experts_keep_what_is_charged(divided: Plan, rank: int) -> N
         for of in (_traced_bytes, _charged_bytes)
     )
     assert traced[0] - traced[1] == charged[0] - charged[1] > 0
+
+
+def test_a_loss_on_routers_keeps_a_probability_for_each_expert_of_a_token() -> None:
+    """Of 2 routers, 256 tokens, 4 experts, in 2 bytes each. Not charged: sums over the tokens, of 64 bytes in all."""
+    plain, charged = (
+        small(MIXTRAL | {"output_router_logits": on}, plan((layers(recompute="full"),))) for on in (False, True)
+    )
+    assert _charged_bytes(charged) - _charged_bytes(plain) == 2 * 256 * 4 * 2
+    assert _traced_bytes(charged) - _traced_bytes(plain) == 2 * 256 * 4 * 2 + 64
 
 
 def _traced_bytes(given: PlanFile) -> float:

@@ -74,10 +74,15 @@ class CountedExchanges(NamedTuple):
     def head(self) -> EndSeconds:
         return EndSeconds(self._gather, self.reduction)
 
-    def dense_layer(self, pair: Array, sublayers: Array) -> LayerSeconds:
-        """`pair` (N,): seconds of a gather and a reduction, one pair for each of `sublayers`."""
-        both = sublayers * pair
-        return LayerSeconds(both, both, both - self.reduction)
+    def dense_layer(self, pair: Array, sublayers: Array, tiles: int = 1) -> LayerSeconds:
+        """`pair` (N,): seconds of a gather and a reduction, one pair for each of `sublayers`.
+
+        A feed-forward in `tiles` sums its output for each of them, and gathers the gradient of each; its input is gathered whole.
+        """
+        both, piece = sublayers * pair, self.reduction_of(1 / tiles)
+        forward = both - self.reduction + tiles * piece
+        backward = both - self._gather + tiles * self._gather_of(1 / tiles)
+        return LayerSeconds(forward, backward, forward - piece)
 
     def expert_layer(self, ffn: MixtureOfExperts, pair: Array, weight_bytes: Array) -> LayerSeconds:
         """A layer of experts; `pair` is that of attention, `weight_bytes` (N,) those of the chosen experts of a microbatch."""
@@ -91,8 +96,12 @@ class CountedExchanges(NamedTuple):
     @property
     def reduction(self) -> Array:
         """(N,): summing partial hidden states: each rank gets its part of the sequence, or the whole."""
-        split = self._seconds("reduce_scatter", self.hidden_bytes)
-        return np.where(self._divides_sequence, split, self._seconds("all_reduce", self.hidden_bytes))
+        return self.reduction_of(1)
+
+    def reduction_of(self, share: float) -> Array:
+        """(N,): the same of a share of the tokens."""
+        split = self._seconds("reduce_scatter", share * self.hidden_bytes)
+        return np.where(self._divides_sequence, split, self._seconds("all_reduce", share * self.hidden_bytes))
 
     def summed_gradients(self, weights: Sequence[Parameter], precision: Precision) -> SummedGradients:
         """One all-reduce for each of `weights` that every rank holds whole and computes with a part of what it acts on."""
@@ -132,7 +141,10 @@ class CountedExchanges(NamedTuple):
     @property
     def _gather(self) -> Array:
         """(N,): gathering the hidden states; none where every rank holds them whole."""
-        return np.where(self._divides_sequence, self._seconds("all_gather", self.hidden_bytes), 0.0)
+        return self._gather_of(1)
+
+    def _gather_of(self, share: float) -> Array:
+        return np.where(self._divides_sequence, self._seconds("all_gather", share * self.hidden_bytes), 0.0)
 
     def _seconds(self, name: CollectiveName, size_bytes: Array) -> Array:
         return self.times.collective_seconds(name, size_bytes, tp_group(self.candidates, self.times.node))
