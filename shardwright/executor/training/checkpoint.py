@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor.adapters import is_adapter
+from shardwright.executor.adapters import is_adapter, packed_when_read
 from shardwright.executor.offload import Contents
 from shardwright.executor.replicas import Agreement
 from shardwright.executor.weights import Pretrained, StoredReader
@@ -43,7 +43,6 @@ from .manifest import (
     sync,
 )
 from .optimizer import HostedOptimizer
-from .packed_weights import packed_when_read
 
 FILE_BYTES = 2**30
 MODEL_PREFIX = "model."
