@@ -16,6 +16,7 @@ from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.model.norm import Norm
 from shardwright.specs.plan import APPROXIMATIONS, LayerRun, Offload, Plan, Stage, Sync
 from shardwright.specs.stack import named_stack, stack_names
+from shardwright.specs.trainable import Trainable
 from shardwright.specs.training import TrainingSpec
 
 
@@ -170,6 +171,14 @@ def trainables(draw: st.DrawFn, model: ModelSpec, *, lower: bool) -> str:
     return draw(st.sampled_from(["all", "all", adapters, f"layers:{layers}{head}"]))
 
 
+def _trains(stack: str, trainable: str, model: ModelSpec, tp: int) -> bool:
+    """Whether the stack runs the frozen weights of adapters in their format, whole or divided over tp."""
+    what, runs = Trainable.model_validate(trainable), named_stack(stack).runs
+    experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
+    whole = what.base == "compute" or runs.divides_quantized or (tp == 1 and not experts)
+    return not what.has_adapters or (what.base in runs.frozen_formats and whole)
+
+
 @st.composite
 def optimizers(draw: st.DrawFn, model: ModelSpec, trainable: str, plan: Plan) -> str:
     """Any that updates what is trained, in one microbatch where it does so layer by layer; off the device AdamW or SGD."""
@@ -227,8 +236,9 @@ def runs(draw: st.DrawFn) -> Run:
         },
         source="test",
     )
-    precision, stack = draw(precisions()), draw(st.sampled_from(stack_names()))
+    precision = draw(precisions())
     trainable = draw(trainables(model, lower=precision["linear"] is not None))
+    stack = draw(st.sampled_from([name for name in stack_names() if _trains(name, trainable, model, tp)]))
     optimizer = draw(optimizers(model, trainable, plan))
     plan = draw(agreements(plan, optimizer))
     divides = cp == 1 or "unfused" not in named_stack(stack).runs.undivided_attention

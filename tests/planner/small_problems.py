@@ -50,7 +50,11 @@ def random_problem(seed: int) -> Problem:
 
 def _random_trainable(chance: random.Random, model: ModelSpec) -> Trainable:
     """Every weight in half of the problems; adapters, some beside weights in a lower format; or the last layers."""
-    base, targets = chance.choice(["16bit", "nf4", "int8"]), chance.choice(["attention", "all-linear", "q_proj+v_proj"])
+    experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
+    base, targets = (
+        chance.choice(["16bit"] if experts else ["16bit", "nf4"]),
+        chance.choice(["attention", "all-linear", "q_proj+v_proj"]),
+    )
     layers = chance.randint(1, model.layer_count)
     last = f"layers:{layers}{'' if model.tied_embeddings else chance.choice(['', '+head'])}"
     adapters = f"lora:r={chance.choice([4, 64])},targets={targets},base={base}"
