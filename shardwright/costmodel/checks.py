@@ -185,6 +185,10 @@ def check_trainable(model: ModelSpec, training: TrainingSpec) -> None:
         raise SpecError(
             f"stack '{training.stack}' runs frozen weights in {listed(runs.frozen_formats)}, not in {base}; choose one of these, or another --stack"
         )
+    if base != "compute" and model.family in runs.unquantized_families:
+        raise SpecError(
+            f"{model.name} has several linears in one weight, which does not lie in {base} in stack {training.stack}; give --trainable lora"
+        )
     experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
     if base != "compute" and experts and not runs.divides_quantized:
         raise SpecError(

@@ -62,7 +62,7 @@ class Runs(Spec):
     may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
     attention with which context parallelism does not go. `undivided_families`: families whose layers tensor parallelism does not divide;
     "alibi" for all with a bias by distance. `frozen_formats`: of weights beside adapters; those lower than the compute format are divided over tp, and are of experts too,
-    where it `divides_quantized`. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
+    where it `divides_quantized`, but for `unquantized_families`. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -84,6 +84,7 @@ class Runs(Spec):
     shares_biased_experts: bool = True
     frozen_formats: tuple[BaseFormat, ...] = get_args(BaseFormat)
     divides_quantized: bool = True
+    unquantized_families: tuple[str, ...] = ()
     vocabulary_parallel: tuple[VocabularyParallel, ...] = ()
     orders: tuple[MeshOrder, ...] = (PIPELINE_OUTERMOST,)
 

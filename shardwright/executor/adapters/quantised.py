@@ -1,6 +1,7 @@
 """Frozen linears in NF4: packed by bitsandbytes, and restored in the compute format for each use (QLoRA, Dettmers et al. 2023,
 arXiv 2305.14314, section 3)."""
 
+import copy
 import math
 from functools import cache
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from torch.nn.functional import linear
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor.model import Skeleton
+from shardwright.executor.model import Skeleton, unfuse
 from shardwright.specs import Trainable
 
 from .layer import adapted_linears
@@ -35,7 +36,9 @@ def check_quantised(plan_file: PlanFile, skeleton: Skeleton) -> None:
     if trainable.base != "nf4":
         return
     plain = trainable.model_copy(update={"base": "compute"})
-    for path, module in adapted_linears(skeleton.layer(0), _ALL_LINEARS).items():
+    layer = copy.deepcopy(skeleton.layer(0))
+    unfuse(layer, skeleton.config)
+    for path, module in adapted_linears(layer, _ALL_LINEARS).items():
         if not isinstance(module, nn.Linear):
             raise SpecError(
                 f"{skeleton.name}: '{path}' of a layer is several linears in one weight, which does not lie in nf4; plan with "

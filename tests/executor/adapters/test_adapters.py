@@ -148,10 +148,14 @@ def test_weights_in_nf4_run_without_tp_and_where_the_package_is(monkeypatch: pyt
     given = plan_file(FAMILIES["llama"], plan((layers(),), tp=2), trainable="qlora:r=4")
     with pytest.raises(SpecError, match=r"frozen weights in nf4 over tp 2 .*, not run yet; plan with --tp 1"):
         check_can_run(given)
-    with pytest.raises(
-        SpecError, match=r"'attn.c_attn' of a layer is several linears in one weight, .* --trainable lora:r=4"
-    ):
-        check_quantised(adapted("gpt2", "qlora:r=4"), read_skeleton(adapted("gpt2")))
+    for family, name in (("gpt2", "attn.c_attn"), ("phi3", "self_attn.qkv_proj"), ("glm4", "mlp.gate_up_proj")):
+        fused = plan_file(FAMILIES[family], plan((layers(),)), trainable="qlora:r=4")
+        with pytest.raises(SpecError, match=rf"'{name}' of a layer is several linears in one weight, .* lora:r=4"):
+            check_quantised(fused, read_skeleton(fused))
+        with pytest.raises(
+            SpecError, match=r"several linears in one weight, .* in stack shardwright; give --trainable lora"
+        ):
+            check_trainable(fused.model(), fused.training)
     own, skeleton = adapted("llama", "qlora:r=4"), read_skeleton(adapted("llama"))
     check_can_run(own)
     monkeypatch.setattr(quantised, "find_spec", lambda name: None)
