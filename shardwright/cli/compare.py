@@ -8,9 +8,13 @@ import typer
 from .options import (
     AUTO,
     ActivationOffloadLayersOption,
+    AllowApproximateOption,
+    AllowPrecisionOption,
     AttentionOption,
     CheckpointEveryOption,
     CheckpointSecondsOption,
+    ChosenLossChunksOption,
+    ChosenRecomputeModulesOption,
     ClusterOption,
     CudaGraphsOption,
     ForceOption,
@@ -21,7 +25,6 @@ from .options import (
     JsonOption,
     LengthsOption,
     LinearPrecisionOption,
-    LossChunksOption,
     MemoryReserveOption,
     MlpTilesOption,
     ModelArgument,
@@ -33,7 +36,6 @@ from .options import (
     PackingOption,
     PrecisionOption,
     ProfileOption,
-    RecomputeModulesOption,
     RestartSecondsOption,
     SeqLenOption,
     StackOption,
@@ -50,7 +52,9 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from shardwright.comparison import Searched
     from shardwright.costmodel import Goodput, PlanFile, Reliability
+    from shardwright.planner import OpenChoices
     from shardwright.reports.plan import Comparison, Sweep
     from shardwright.specs import ClusterSpec, Plan, TrainingSpec
     from shardwright.specs.model import ModelSpec
@@ -64,17 +68,19 @@ def compare(
     global_batch: GlobalBatchOption,
     precision: PrecisionOption = AUTO,
     linear_precision: LinearPrecisionOption = None,
+    allow_precision: AllowPrecisionOption = "",
     optimizer: OptimizerOption = "adamw",
+    allow_approximate: AllowApproximateOption = "",
     attention: AttentionOption = AUTO,
     fp8_attention: Fp8AttentionOption = False,
     stack: StackOption = "shardwright",
-    loss_chunks: LossChunksOption = 1,
+    loss_chunks: ChosenLossChunksOption = None,
     overlaps_dispatch: OverlapsDispatchOption = False,
     mlp_tiles: MlpTilesOption = 1,
     mtp_layers: MtpLayersOption = 0,
     activation_offload_layers: ActivationOffloadLayersOption = 0,
     high_precision_layers: HighPrecisionLayersOption = 0,
-    recompute_modules: RecomputeModulesOption = "",
+    recompute_modules: ChosenRecomputeModulesOption = "",
     cuda_graphs: CudaGraphsOption = "none",
     trainable: TrainableOption = "all",
     lengths: LengthsOption = "",
@@ -115,7 +121,7 @@ def compare(
     from shardwright.base import InfeasibleError, read_count
     from shardwright.comparison import BEST, Setting, read_sweep, settings_of, strategies_for
     from shardwright.comparison import sweep as sweep_ways
-    from shardwright.jobs import searches_of
+    from shardwright.jobs import read_may_choose, searches_of
 
     beside = [report.with_suffix(".csv"), report.with_suffix(".json")] if report else []
     refuse_existing(report, *beside, force=force, inputs=[*(plan or []), *([profile] if profile else [])])
@@ -130,9 +136,10 @@ def compare(
         read_model(model),
         read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True),
     )
-    training = read_training(context.params, model_spec, cluster_spec)
+    closed, may_choose = read_may_choose(context.params)
+    training = read_training(closed, model_spec, cluster_spec)
     note_what_profile_lacks(model_spec, cluster_spec, training)
-    names, searches = searches_of(strategy or [*strategies_for(model_spec), BEST])
+    names, searches = searches_of(strategy or [*strategies_for(model_spec), BEST], context.params)
     settings = [Setting(cluster_spec.devices, cluster_spec, training)]
     name, values = read_sweep(sweep, read_count) if sweep else ("gpus", ())
     if values:
@@ -145,7 +152,7 @@ def compare(
         name,
         settings,
         strategies=names,
-        plans=_plans(plan or [], model_spec, cluster_spec, training),
+        plans=_plans(plan or [], model_spec, cluster_spec, training, _left_open(may_choose)),
         searches=searches,
     )
     if report:
@@ -199,25 +206,34 @@ def _goodputs(found: "Comparison", cluster: "ClusterSpec", reliability: "Reliabi
 
 
 def _plans(
-    paths: list[Path], model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec"
-) -> "dict[str, Plan]":
-    """The plans in files, by file name; by path where two files share a name.
+    paths: list[Path], model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec", unstated: tuple[str, ...]
+) -> "dict[str, Plan | Searched]":
+    """The plans in files, by file name; by path where two files share a name. What is `unstated` is as each file has it.
 
     Raises:
         SpecError: a file is neither a plan file nor one of another framework, or is for another model or training.
     """
     from shardwright.base import SpecError
+    from shardwright.comparison import Searched
 
-    plans = {}
+    plans: dict[str, Plan | Searched] = {}
     for path in paths:
         plan_file = _plan_or_setup(path, model, cluster, training)
         if plan_file.model_config_json != model.config:
             raise SpecError(f"{path}: is a plan for {plan_file.model_name}, not for {model.name}")
-        _check_same_training(path, plan_file.training, training)
+        as_planned = {name: getattr(plan_file.training, name) for name in unstated}
+        own = training.model_copy(update=as_planned)
+        _check_same_training(path, plan_file.training, own)
         # plan.json of two folders: a file's name alone would lose one
         name = path.name if [other.name for other in paths].count(path.name) == 1 else str(path)
-        plans[name] = plan_file.plan
+        plans[name] = Searched(plan_file.plan, training=own)
     return plans
+
+
+def _left_open(may_choose: "OpenChoices") -> tuple[str, ...]:
+    """What of a training spec nobody stated, or left to the planner."""
+    opened = [name for name in ("loss_chunks", "recompute_modules") if getattr(may_choose, name)]
+    return tuple(dict.fromkeys((*may_choose.unstated, *opened)))
 
 
 def _plan_or_setup(path: Path, model: "ModelSpec", cluster: "ClusterSpec", training: "TrainingSpec") -> "PlanFile":

@@ -1,6 +1,6 @@
 """Named strategies beside the planner's choice and given plans, for one model and cluster, or over a sweep of them."""
 
-from .side_by_side import BEST, SearchPlan, compare
+from .side_by_side import BEST, Searched, SearchPlan, compare
 from .simpler import simplest_rival
 from .strategies import STRATEGIES, levels_of, strategies_for
 from .sweeps import SWEEPS, Setting, SweepName, read_sweep, settings_of, sweep
@@ -10,6 +10,7 @@ __all__ = [
     "STRATEGIES",
     "SWEEPS",
     "SearchPlan",
+    "Searched",
     "Setting",
     "SweepName",
     "compare",

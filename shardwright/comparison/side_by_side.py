@@ -2,19 +2,31 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from shardwright.base import InfeasibleError, SpecError
 from shardwright.costmodel import EstimatePlan, Prediction, estimate_plan, fastest, lacking_bytes, predict
+from shardwright.planner.space import changed, words_of
 from shardwright.reports.plan import ComparedPlan, Comparison
 from shardwright.specs import ClusterSpec, Estimate, Mesh, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .strategies import STRATEGIES, check_strategy, levels_of, strategies_for
 
-__all__ = ["BEST", "STRATEGIES", "ComparedPlan", "Comparison", "SearchPlan", "compare"]
+__all__ = ["BEST", "STRATEGIES", "ComparedPlan", "Comparison", "SearchPlan", "Searched", "compare"]
 
-SearchPlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec], Plan | tuple[Plan, ClusterSpec]]
-"""A search for the best plan; on a mixed cluster also the devices that it is for."""
+
+class Searched(NamedTuple):
+    """The plan that a search found, the devices that it is for where these are other than asked, and its training spec where that
+    is another one."""
+
+    plan: Plan
+    cluster: ClusterSpec | None = None
+    training: TrainingSpec | None = None
+
+
+SearchPlan = Callable[[ModelSpec, ClusterSpec, TrainingSpec], Plan | Searched]
+"""A search for the best plan."""
 
 BEST = "best"
 
@@ -25,11 +37,12 @@ def compare(
     training: TrainingSpec,
     *,
     strategies: Sequence[str] | None = None,
-    plans: Mapping[str, Plan] | None = None,
+    plans: Mapping[str, Plan | Searched] | None = None,
     searches: Mapping[str, SearchPlan] | None = None,
     estimate: EstimatePlan = estimate_plan,
 ) -> Comparison:
-    """Estimate the named strategies, then the given plans by name, then what the searches find, by name.
+    """Estimate the named strategies, then the given plans by name, then what the searches find, by name. A plan may bring a training
+    spec of its own.
 
     The default strategies are those of `strategies_for`.
 
@@ -58,7 +71,8 @@ def compare(
             of_levels(f"{name} on {where}", partial(levels_of, name, model, part, training), part)
             for name in strategies
         ]
-    rows += [of_levels(name, partial(list, [[plan]])) for name, plan in (plans or {}).items()]
+    given = {name: (lambda *_, plan=plan: plan) for name, plan in (plans or {}).items()}
+    rows += [_searched(name, model, cluster, training, as_given, estimate) for name, as_given in given.items()]
     rows += [_searched(name, model, cluster, training, search, estimate) for name, search in (searches or {}).items()]
     return Comparison(model_name=model.name, cluster_name=cluster.name, stack=training.stack, rows=tuple(rows))
 
@@ -125,10 +139,15 @@ def _searched(
     """The row of the plan that `search` finds."""
     try:
         found = search(model, cluster, training)
-        plan, devices = found if isinstance(found, tuple) else (found, None)
-        return _row(name, predict(model, devices or cluster, training, plan, estimate), cluster, devices)
+        plan, devices, own = found if isinstance(found, Searched) else Searched(found)
+        predicted = predict(model, devices or cluster, own or training, plan, estimate)
+        row = _row(name, predicted, cluster, devices)
     except (SpecError, InfeasibleError) as reason:
         return ComparedPlan(name=name, reason=str(reason))
+    differs = changed(own, training) if own else []
+    if own is None or not differs:
+        return row
+    return row.model_copy(update={"training": own, "trained": tuple(words_of(own, each) for each in differs)})
 
 
 def _row(name: str, prediction: Prediction, cluster: ClusterSpec, devices: ClusterSpec | None) -> ComparedPlan:

@@ -21,8 +21,8 @@ def simplest_rival(
     """The fastest plan with fewer axes above degree 1 than `plan`; None where `plan` has one axis or none.
 
     It tries sharded data parallelism alone, then tensor with sharded data parallelism, and stops at the first that fits.
-    Both spaces are small, so the search takes milliseconds. It keeps what is `fixed`. If neither fits, the row has no
-    plan, and `reason` says why the first does not run.
+    Both spaces are small, so the search takes milliseconds. It keeps what is `fixed`, and the optimizer on the device where the
+    plan does and something fits so. If neither fits, the row has no plan, and `reason` says why the first does not run.
     """
     if axis_count(plan.mesh) < 2:
         return None
@@ -31,7 +31,15 @@ def simplest_rival(
     refusals = []
     for name, held in _simpler(plan, fixed or Fixed()):
         try:
-            found = search(model, cluster, training, fixed=held, time_limit_seconds=_TIME_LIMIT_SECONDS, runners_up=0)
+            found = search(
+                model,
+                cluster,
+                training,
+                fixed=held,
+                time_limit_seconds=_TIME_LIMIT_SECONDS,
+                runners_up=0,
+                explain_none="nothing",
+            )
         except InfeasibleError:
             refusals.append(f"{name} does not fit the memory")
         except SpecError:
@@ -48,9 +56,12 @@ def axis_count(mesh: Mesh) -> int:
 
 def _simpler(plan: Plan, fixed: Fixed) -> Iterator[tuple[str, Fixed]]:
     """Names and held choices to try, without those that contradict what the user fixed."""
+    on_device = plan.offload.optimizer_fraction == 0 and not fixed.gives("offload_optimizer")
     tries = [("data parallelism alone", _ALONE)]
     if axis_count(plan.mesh) > 2:
         tries.append(("tensor and data parallelism", _WITH_TENSOR_PARALLEL))
     for name, held in tries:
         if all(fixed.allows(choice, degree) for choice, degree in held.items()):
+            if on_device:
+                yield name, fixed.but(**held, offload_optimizer=0)
             yield name, fixed.but(**held)

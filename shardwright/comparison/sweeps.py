@@ -8,7 +8,7 @@ from shardwright.reports.plan import Sweep, SweepPoint
 from shardwright.specs import ClusterSpec, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-from .side_by_side import SearchPlan, compare
+from .side_by_side import Searched, SearchPlan, compare
 
 SweepName = Literal["gpus", "gpus-weak", "global-batch", "seq-len", "device"]
 SWEEPS: tuple[SweepName, ...] = get_args(SweepName)
@@ -108,7 +108,7 @@ def sweep(
     settings: Sequence[Setting],
     *,
     strategies: Sequence[str] | None = None,
-    plans: Mapping[str, Plan] | None = None,
+    plans: Mapping[str, Plan | Searched] | None = None,
     searches: Mapping[str, SearchPlan] | None = None,
 ) -> Sweep:
     """Compare the same ways at every setting; arguments as in `compare`.

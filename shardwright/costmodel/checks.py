@@ -174,11 +174,22 @@ def check_trainable(model: ModelSpec, training: TrainingSpec) -> None:
     """Check that the model has what is trained.
 
     Raises:
-        SpecError: it has fewer layers, its head is its embedding, or it has none of the linears that get adapters.
+        SpecError: it has fewer layers, its head is its embedding, or it has none of the linears that get adapters; or the stack has no
+            frozen weights in such a format.
     """
     model.trained_as(training.trainable)
     if not training.trainable.has_adapters:
         return
+    base, runs = training.trainable.base, training.software.runs
+    if base not in runs.frozen_formats:
+        raise SpecError(
+            f"stack '{training.stack}' runs frozen weights in {listed(runs.frozen_formats)}, not in {base}; choose one of these, or another --stack"
+        )
+    experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
+    if base != "compute" and experts and not runs.divides_quantized:
+        raise SpecError(
+            f"stack '{training.stack}' runs no frozen experts in {base}; give --trainable lora, or choose another --stack"
+        )
     linears = {
         module
         for block in model.layer_classes
@@ -337,7 +348,11 @@ def check_tensor_parallel(
     Raises:
         SpecError: `tp` does not divide; names the size and the degrees that would. The stack divides no layers of the model's family.
     """
-    undivided = training.software.runs.undivided_families
+    undivided, base = training.software.runs.undivided_families, training.trainable.base
+    if tp > 1 and base != "compute" and not training.software.runs.divides_quantized:
+        raise SpecError(
+            f"tp {tp} does not divide frozen weights in {base} in stack {training.stack}; set tp 1, or give --trainable lora"
+        )
     if tp > 1 and (model.family in undivided or (model.alibi and "alibi" in undivided)):
         raise SpecError(f"tp {tp} does not divide the layers of {model.name} in stack {training.stack}; set tp 1")
     sizes = tensor_parallel_sizes(model, training, sequence_parallel=sequence_parallel)

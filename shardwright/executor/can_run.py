@@ -2,7 +2,7 @@
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, loses_errors
-from shardwright.specs import FEED_FORWARD_MODULES, OWN_STACK, Plan, Trainable, TrainingSpec
+from shardwright.specs import OWN_STACK, Plan, TrainingSpec
 from shardwright.specs.model import LinearAttention, MixtureOfExperts
 
 
@@ -125,21 +125,29 @@ def _not_frozen(plan_file: PlanFile) -> tuple[tuple[bool, str, str], ...]:
     if trainable.trains_all:
         return ()
     blocks = plan_file.model().layer_classes
-    experts = any(isinstance(block.ffn, MixtureOfExperts) for block in blocks)
     linear_attention = any(isinstance(block.attention, LinearAttention) for block in blocks)
-    attention = Trainable(kind="lora", rank=trainable.rank or 1, targets=("attention",))
     return (
         (
-            trainable.base != "compute",
+            trainable.base not in plan_file.training.software.runs.frozen_formats,
             f"frozen weights in {trainable.base}",
+            f"plan with qlora, or with lora, whose frozen weights are in {plan_file.training.precision.compute}",
+        ),
+        (
+            trainable.base != "compute" and plan.mesh.tp > 1,
+            f"frozen weights in {trainable.base} over tp {plan.mesh.tp}",
+            "plan with --tp 1",
+        ),
+        (
+            trainable.base != "compute" and any(isinstance(block.ffn, MixtureOfExperts) for block in blocks),
+            f"frozen experts in {trainable.base}",
             f"plan with lora, whose frozen weights are in {plan_file.training.precision.compute}",
         ),
-        (trainable.dropout, "dropout of adapters", "leave out dropout=yes"),
         (
-            experts and trainable.adapts(*FEED_FORWARD_MODULES),
-            "adapters of experts",
-            f"plan with --trainable {attention}",
+            trainable.base != "compute" and plan_file.training.precision.linear is not None,
+            f"linears in {plan_file.training.precision.linear} beside frozen weights in {trainable.base}",
+            "plan without --linear-precision",
         ),
+        (trainable.dropout, "dropout of adapters", "leave out dropout=yes"),
         (
             linear_attention and trainable.has_adapters,
             "adapters of linear attention",

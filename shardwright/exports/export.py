@@ -66,7 +66,17 @@ def export_plan(plan_file: PlanFile, target: Target, *, closest: bool = False) -
     text, back = express(plan_file, target)
     moved = _on_stack(plan_file, target, back.training.stack)
     wanted, got = choices_of(moved), choices_of(back)
-    lost = tuple((_words(name, wanted), _words(name, got)) for name in _differing(wanted, got))
+    modules = choices_of(plan_file)["recompute_modules"]
+    lost = tuple(
+        (_words(name, wanted | {"recompute_modules": modules}), _words(name, got)) for name in _differing(wanted, got)
+    )
+    if (
+        modules and modules != wanted["recompute_modules"] == got["recompute_modules"]
+    ):  # lost on the way to another stack
+        lost = (
+            *lost,
+            (in_words("recompute_modules", modules), in_words("recompute_modules", got["recompute_modules"])),
+        )
     if lost and not closest:
         raise SpecError(
             f"{target.name} ({target.release}) cannot express {_joined([one for one, _ in lost])}; --closest writes "
@@ -114,7 +124,8 @@ def express(plan_file: PlanFile, target: Target) -> tuple[str, PlanFile]:
 
 
 def _on_stack(plan_file: PlanFile, target: Target, stack: str | None = None) -> PlanFile:
-    """The canonical plan on `stack`, or on one that the target has, in the formats that this stack fixes.
+    """The canonical plan on `stack`, or on one that the target has, in the formats that this stack fixes, without modules to
+    recompute that it cannot name.
 
     Raises:
         SpecError: the training does not go with the stack.
@@ -123,7 +134,9 @@ def _on_stack(plan_file: PlanFile, target: Target, stack: str | None = None) -> 
     stack = stack or _stack_of(plan_file, target)
     if training.stack != stack:
         formats = dict(training.precision) | named_stack(stack).fixed_formats
-        changed = dict(training) | {"stack": stack, "precision": formats}
+        known = named_stack(stack).recompute_modules
+        modules = tuple(name for name in training.recompute_modules if name in known)
+        changed = dict(training) | {"stack": stack, "precision": formats, "recompute_modules": modules}
         training = type(training).parse(changed, source=f"{target.name} runs stack {stack}")
     return plan_file.model_copy(update={"plan": canonical(plan_file.plan), "training": training, "estimate": None})
 

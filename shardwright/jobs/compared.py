@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shardwright.comparison import BEST, SearchPlan, strategies_for
+from shardwright.comparison import BEST, Searched, SearchPlan, strategies_for
 from shardwright.comparison import compare as compare_ways
 from shardwright.costmodel import PlanFile, check_plan, estimate_plan, read_plan_file, simulate_plan
-from shardwright.planner import TOLERANCE, Fixed, search
-from shardwright.planner.mixed import search_mixed
+from shardwright.planner import TOLERANCE, Fixed, OpenChoices, search
+from shardwright.planner.nearby import search_job
 from shardwright.planner.space import asked
 from shardwright.planner.why import explain, neighbours
 from shardwright.reports.plan import Comparison
@@ -20,7 +20,7 @@ from shardwright.specs.model import ModelSpec
 from .drawn import rivals_of, write_plan_report
 from .options import TRAINING_DEFAULTS, options_of
 from .planned import Planned, read_job
-from .reading import read_training
+from .reading import read_may_choose, read_training
 
 _WITHOUT = f"{BEST}-without-"
 AnyPlan = Planned | PlanFile | Path | str
@@ -34,49 +34,65 @@ def compare(
     seq_len: int,
     global_batch: int,
     strategies: Sequence[str] | None = None,
-    plans: Mapping[str, Plan] | None = None,
+    plans: Mapping[str, Plan | Searched] | None = None,
     **options: Any,
 ) -> Comparison:
     """Estimate named strategies and given plans for one job, as the command `compare` does. By default all that mean something for the model.
 
     "best" is the planner's choice, "best-without-cp" its choice without context parallelism; so for all that `--forbid` takes.
 
-    `options`: those of the training by name, and reserves and profile as in `plan`.
+    `options`: those of the training by name, what the planner's choice may choose of it (`allow_precision`, `allow_approximate`,
+    `loss_chunks="auto"`, `recompute_modules="auto"`), and reserves and profile as in `plan`. Strategies are estimated for the training as
+    given.
 
     Raises:
         SpecError: a name, a number or an option is not valid.
     """
     job, devices = read_job(model, cluster, options)
     given = options_of(options, TRAINING_DEFAULTS, seq_len=seq_len, global_batch=global_batch)
-    training = read_training(given, job, devices, warnings.warn)
-    names, searches = searches_of([*strategies_for(job), BEST] if strategies is None else strategies)
+    closed, _ = read_may_choose(given)
+    training = read_training(closed, job, devices, warnings.warn)
+    names, searches = searches_of([*strategies_for(job), BEST] if strategies is None else strategies, given)
     return compare_ways(job, devices, training, strategies=names, plans=plans, searches=searches)
 
 
-def searches_of(names: Sequence[str]) -> tuple[list[str], dict[str, SearchPlan]]:
+def searches_of(
+    names: Sequence[str], options: Mapping[str, Any] | None = None
+) -> tuple[list[str], dict[str, SearchPlan]]:
     """Return the names of strategies, and the searches of the other names: `best`, and `best-without-` what `--forbid` takes.
 
+    `options`: what these searches may choose, as in `compare`; none of it by default.
+
     Raises:
-        SpecError: nothing of that name can be forbidden.
+        SpecError: nothing of that name can be forbidden, or a value is not allowed.
     """
     searches: dict[str, SearchPlan] = {}
+    may_choose = read_may_choose(options)[1] if options else None
+    approximate = {"allow_approximate": options["allow_approximate"]} if options else {}
     for name in names:
         if name == BEST:
-            searches[name] = best
+            searches[name] = partial(best, fixed=asked(approximate), may_choose=may_choose)
         elif name.startswith(_WITHOUT):
-            fixed = asked({}, forbid=[name.removeprefix(_WITHOUT)])
-            searches[name] = partial(best, fixed=fixed)
+            fixed = asked(approximate, forbid=[name.removeprefix(_WITHOUT)])
+            searches[name] = partial(best, fixed=fixed, may_choose=may_choose)
     return [name for name in names if name not in searches], searches
 
 
 def best(
-    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, *, fixed: Fixed | None = None
-) -> tuple[Plan, ClusterSpec]:
-    """Return the planner's choice, and its devices: on a mixed cluster these may be a part of it."""
-    if cluster.is_mixed:
-        found = search_mixed(model, cluster, training, fixed=fixed, tolerance=TOLERANCE)
-        return found.result.plan, found.cluster
-    return search(model, cluster, training, fixed=fixed, tolerance=TOLERANCE).plan, cluster
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
+    *,
+    fixed: Fixed | None = None,
+    may_choose: OpenChoices | None = None,
+) -> Searched:
+    """Return the planner's choice, its devices, which on a mixed cluster may be a part of it, and its training spec."""
+    options: dict[str, Any] = {"may_choose": may_choose, "tolerance": TOLERANCE, "runners_up": 0}
+    if cluster.is_mixed or (fixed and fixed.approximate):
+        found = search_job(model, cluster, training, fixed=fixed, **options)
+        return Searched(found.result.plan, found.cluster, found.result.training)
+    result = search(model, cluster, training, fixed=fixed, **options)
+    return Searched(result.plan, cluster, result.training)
 
 
 def estimate(plan: AnyPlan) -> Estimate:

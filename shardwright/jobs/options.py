@@ -11,11 +11,13 @@ AUTO = "auto"
 TRAINING_DEFAULTS: Mapping[str, Any] = {
     "precision": AUTO,
     "linear_precision": None,
+    "allow_precision": "",
     "optimizer": "adamw",
+    "allow_approximate": "",
     "attention": AUTO,
     "fp8_attention": False,
     "stack": "shardwright",
-    "loss_chunks": 1,
+    "loss_chunks": None,
     "overlaps_dispatch": False,
     "mlp_tiles": 1,
     "mtp_layers": 0,
@@ -29,9 +31,6 @@ TRAINING_DEFAULTS: Mapping[str, Any] = {
 }
 PLAN_DEFAULTS: Mapping[str, Any] = {
     **TRAINING_DEFAULTS,
-    "loss_chunks": None,
-    "allow_precision": "",
-    "allow_approximate": "",
     "offload": False,
     **{choice.name: None for choice in CHOICES},
 }

@@ -14,9 +14,10 @@ from shardwright.catalog.huggingface import load_model
 from shardwright.comparison import simplest_rival
 from shardwright.costmodel import PlanFile, simulate_plan, write_plan_file
 from shardwright.planner import TOLERANCE, SearchResult
+from shardwright.planner.branching import TradeOff
 from shardwright.planner.mixed import ACROSS
 from shardwright.planner.nearby import search_job
-from shardwright.planner.space import asked
+from shardwright.planner.space import asked, changed, words_of
 from shardwright.planner.why import (
     Alternative,
     assumed,
@@ -219,6 +220,16 @@ def plan_job(
         cluster=found.cluster,
         training=found.result.training,
         result=found.result,
-        others=tuple(OtherPlan(one.names, one.plan, one.estimate, one.free_bytes) for one in found.result.trade_offs),
+        others=tuple(_other(one, found.result.training) for one in found.result.trade_offs),
         nearby=found.notes,
+    )
+
+
+def _other(one: TradeOff, training: TrainingSpec) -> OtherPlan:
+    """A plan with what its training spec has otherwise; modules only where it repeats some."""
+    policies = {run.recompute for stage in one.plan.stages for run in stage.layers}
+    differs = changed(one.training, training)
+    said = [name for name in differs if name != "recompute_modules" or "selective" in policies]
+    return OtherPlan(
+        one.names, one.plan, one.estimate, one.free_bytes, tuple(words_of(one.training, name) for name in said)
     )

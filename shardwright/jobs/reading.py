@@ -10,6 +10,7 @@ from shardwright.costmodel import safe_reserve
 from shardwright.costmodel.op_times import CALIBRATED
 from shardwright.costmodel.tables import host_reserve_for
 from shardwright.planner import OpenChoices
+from shardwright.planner.space import Unstated
 from shardwright.profiler.machine import resolve_cluster
 from shardwright.specs import (
     APPROXIMATIONS,
@@ -51,6 +52,8 @@ _TRAINING_OPTIONS = (
 )
 # What an option of the training spec says where the planner chooses beside it.
 _CLOSED: dict[str, object] = {"loss_chunks": 1, "recompute_modules": ""}
+# What these options are where nobody gives them.
+_LEFT_OUT: dict[Unstated, object] = {"loss_chunks": None, "recompute_modules": ""}
 
 
 def read_cluster(
@@ -154,7 +157,7 @@ def read_may_choose(options: Mapping[str, Any]) -> tuple[dict[str, Any], OpenCho
     Raises:
         SpecError: a value is not allowed.
     """
-    options = {**options, "loss_chunks": _loss_chunks(options)}
+    given, options = options, {**options, "loss_chunks": _loss_chunks(options)}
     opened = {name: options[name] == AUTO for name in _CLOSED}
     kept = {name: closed if opened[name] else options[name] for name, closed in _CLOSED.items()}
     formats = OpenChoices.parse({"linear_formats": options["allow_precision"]}, source="--allow-precision")
@@ -170,8 +173,11 @@ def read_may_choose(options: Mapping[str, Any]) -> tuple[dict[str, Any], OpenCho
     optimizers = ",".join(
         name for name in names if name.strip() not in APPROXIMATIONS
     )  # the others are read with the plan's choices
+    unstated = tuple(name for name, left_out in _LEFT_OUT.items() if given[name] == left_out)
     approximate = OpenChoices.parse({"optimizers": optimizers}, source="--allow-approximate")
-    return {**options, **kept}, formats.model_copy(update={**opened, "optimizers": approximate.optimizers})
+    return {**options, **kept}, formats.model_copy(
+        update={**opened, "optimizers": approximate.optimizers, "unstated": unstated}
+    )
 
 
 def _loss_chunks(options: Mapping[str, Any]) -> int | str:

@@ -1,7 +1,7 @@
 """The search for the best plan, and the facts that are known about its answer."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal
 
@@ -28,6 +28,7 @@ from shardwright.planner.space import (
     kept_by,
     last_resorts,
     training_variants,
+    unstated_variants,
 )
 from shardwright.planner.stages import plan_of
 from shardwright.specs import ClusterSpec, Plan, TrainingSpec
@@ -81,12 +82,11 @@ def search(
     model = model.trained_as(training.trainable)
     if fixed.stages is None:
         check_runs(training, fixed)
-    trainings = training_variants(model, cluster, training, may_choose or OpenChoices())
+    may_choose = may_choose or OpenChoices()
+    trainings = training_variants(model, cluster, training, may_choose)
     times_of = partial(_times_of, cluster=cluster, given=training, times=times)
-    resorts = last_resorts(fixed) if fixed.stages is None else [fixed]
-    starts = (Portfolio.start(model, cluster, trainings, tried, times_of) for tried in resorts)
-    found = _first_with_a_plan(starts, time_limit_seconds, progress)
-    found.run_other_order(model, cluster, started + time_limit_seconds - time.perf_counter())
+    job = model, cluster, trainings, fixed, may_choose
+    found = _searched(*job, times_of, started + time_limit_seconds, progress)
     if found.best is None:  # the last variant keeps least
         raise _no_plan(explain_none, model, cluster, trainings[-1], fixed, times_of(trainings[-1]))
     other = tolerance * OF_OTHER_AXES
@@ -100,16 +100,47 @@ def search(
         training=kept,
         given=training,
         bound_seconds=found.bound_seconds(),
-        candidates_total=sum(len(variant.run.space) for variant in found.variants),
+        candidates_total=sum(len(variant.run.space) for variant in found.every),
         candidates_solved=found.solved,
         complete=found.complete,
         fixed=fixed,
         runners_up=_other_meshes(found, chosen, model, runners_up),
         fastest=None if (fastest.plan, fastest.training) == (plan, None) else fastest,
         as_given=tuple(_as_given(found, kept, training, model)),
-        trade_offs=trade_offs(found, chosen, model, cluster) if list_trade_offs and found.complete else (),
+        trade_offs=trade_offs(found, chosen, model, cluster, partial(_training_of, model=model, given=training))
+        if list_trade_offs and found.complete
+        else (),
         seconds=time.perf_counter() - started,
     )
+
+
+def _searched(
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    trainings: list[TrainingSpec],
+    fixed: Fixed,
+    may_choose: OpenChoices,
+    times_of: Callable[[TrainingSpec], OpTimes],
+    deadline: float,
+    progress: Progress | None,
+) -> Portfolio:
+    """Search all variants, and then a few entries with what nobody stated, or all entries with it where nothing fits without."""
+    resorts = last_resorts(fixed) if fixed.stages is None else [fixed]
+
+    def run(variants: list[TrainingSpec]) -> Portfolio:
+        starts = (Portfolio.start(model, cluster, variants, tried, times_of) for tried in resorts)
+        return _first_with_a_plan(starts, deadline - time.perf_counter(), progress)
+
+    found = run(trainings)
+    if fixed.stages is None:
+        base = trainings[0] if found.best is None else found.best.variant.training
+        others = unstated_variants(model, cluster, base, may_choose, fixed)
+        if found.best is not None:
+            found.run_unstated(model, others, times_of, deadline - time.perf_counter())
+        elif others:
+            found = run([*trainings, *others])
+    found.run_other_order(model, cluster, deadline - time.perf_counter())
+    return found
 
 
 def _other_meshes(found: Portfolio, chosen: Found, model: ModelSpec, count: int) -> tuple[RunnerUp, ...]:
@@ -164,6 +195,6 @@ def _runner_up(found: Found, model: ModelSpec, given: TrainingSpec, *, beside: T
 def _as_given(found: Portfolio, chosen: TrainingSpec, given: TrainingSpec, model: ModelSpec) -> Iterator[AsGiven]:
     """Yield for each difference of the chosen training spec the fastest plan that has the given value there."""
     for name in changed(chosen, given):
-        variants = [each for each in found.variants if keeps(each.training, given, name)]
+        variants = [each for each in found.every if keeps(each.training, given, name)]
         best = found.fastest_among(variants, _MOST_SOLVED_AS_GIVEN)
         yield AsGiven(name, None if best is None else _runner_up(best, model, given, beside=chosen))

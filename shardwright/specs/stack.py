@@ -26,6 +26,7 @@ from .plan import (
 )
 from .schedules import ScheduleName
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
+from .trainable import BaseFormat
 
 SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
@@ -60,7 +61,8 @@ class Runs(Spec):
     `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `streams_shards`: weights that data-parallel ranks shard
     may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
     attention with which context parallelism does not go. `undivided_families`: families whose layers tensor parallelism does not divide;
-    "alibi" for all with a bias by distance. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
+    "alibi" for all with a bias by distance. `frozen_formats`: of weights beside adapters; those lower than the compute format are divided over tp, and are of experts too,
+    where it `divides_quantized`. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
     """
 
     schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -80,6 +82,8 @@ class Runs(Spec):
     undivided_families: tuple[str, ...] = ()
     unspread_families: tuple[str, ...] = ()
     shares_biased_experts: bool = True
+    frozen_formats: tuple[BaseFormat, ...] = get_args(BaseFormat)
+    divides_quantized: bool = True
     vocabulary_parallel: tuple[VocabularyParallel, ...] = ()
     orders: tuple[MeshOrder, ...] = (PIPELINE_OUTERMOST,)
 
@@ -112,6 +116,9 @@ class Stack(Spec):
             `fused_permutation` and `keeps_expert_outputs` then say nothing.
         expert_kernels_forward, expert_kernels_backward: launches for each expert that a rank holds; 0 where one grouped kernel
             runs them all.
+        gathered_module_kernels_forward, gathered_module_kernels_backward: as many launches take the host as long as hooks that fetch
+            and release the weights of one linear under ZeRO-3, and hand its gradient on (python -m shardwright.benchmarks.zero_hooks).
+        reduced_module_kernels_backward: the same for the hook that hands its gradient on under ZeRO-2.
         overlaps_reduction: gradients are reduced during the backward pass; otherwise after it.
         defers_reduction: in a pipeline, ZeRO 2 and 3 sum whole gradients over the microbatches and reduce them once a step, as
             torch's own schedules do (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync). Otherwise each
@@ -240,6 +247,9 @@ class Stack(Spec):
     weighs_tokens_in_fp32: bool = False
     expert_kernels_forward: NonNegativeFloat = 0.0
     expert_kernels_backward: NonNegativeFloat = 0.0
+    gathered_module_kernels_forward: NonNegativeFloat = 0.0
+    gathered_module_kernels_backward: NonNegativeFloat = 0.0
+    reduced_module_kernels_backward: NonNegativeFloat = 0.0
     overlaps_reduction: bool = True
     defers_reduction: bool = False
     holds_receive_buffers: bool = False
@@ -299,6 +309,11 @@ class Stack(Spec):
         """Whether a cast to a lower format is one or two kernels, as compilers and libraries write them; otherwise a chain of
         eager PyTorch's."""
         return self.fused_elementwise or self.casts_both_layouts
+
+    @property
+    def hooks_modules(self) -> bool:
+        """Whether hooks of each linear take the host's time under ZeRO-2 or ZeRO-3."""
+        return self.gathered_module_kernels_forward + self.reduced_module_kernels_backward > 0
 
     @property
     def loops_over_experts(self) -> bool:

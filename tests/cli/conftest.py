@@ -6,7 +6,10 @@ import pytest
 
 from shardwright.specs.profile import write_profile
 from tests.cli.command import JOB, Command
+from tests.executor.forked import forked_ranks
 from tests.reports.made_up_profile import profile
+
+__all__ = ["command", "forked_ranks", "plan_path", "profile_path", "store"]
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import pytest
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.executor.runs import text_file
@@ -16,6 +17,7 @@ JOB = ("--cluster", "rtx-4090:2", "--seq-len", "64", "--global-batch", "4", "--t
 STEPS = ("--steps", "2", "--checkpoint-every", "2", "--ranks", "2")
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_plan_then_run_then_export(command: Command, tmp_path: Path) -> None:
     config = FAMILIES["qwen3"] | {"vocab_size": 320, "pad_token_id": None}
     (tmp_path / "model").mkdir()

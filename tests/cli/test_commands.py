@@ -53,7 +53,7 @@ def test_plan_prints_ten_lines_and_details_the_rest(command: Command) -> None:
     assert "fastest: " not in command("plan", "llama-3.2-1b", *JOB, "--fastest").out
     others = command("plan", "llama-3.2-1b", *JOB, "--json").json()["others"]
     assert [(set(one), one["names"]) for one in others] == [
-        ({"names", "plan", "step_seconds", "change", "free_bytes"}, ["fastest"])
+        ({"names", "plan", "step_seconds", "change", "free_bytes", "trained"}, ["fastest"])
     ]
     assert -0.02 <= others[0]["change"] < 0
     details = command("plan", "llama-3.2-1b", *JOB, "--details").out

@@ -11,7 +11,7 @@ from shardwright.base import units as readable
 from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
-from shardwright.comparison.side_by_side import compare
+from shardwright.comparison.side_by_side import Searched, SearchPlan, compare
 from shardwright.comparison.strategies import levels_of
 from shardwright.costmodel.evaluate import estimate_plan as real_estimate
 from shardwright.costmodel.evaluate import fastest
@@ -178,10 +178,10 @@ def test_on_a_mixed_cluster_strategies_also_have_a_row_for_each_group() -> None:
     """Sharding over all devices would lie over both groups; in each alone it fits. The best plan has the devices that it is for."""
     model, mixed = load_model("llama-3.2-1b"), load_cluster("h100-sxm:8+a100-sxm-80gb:8")
 
-    def best(*job: object) -> tuple[Plan, ClusterSpec]:
+    def best(*job: object) -> Searched:
         del job
         alone = mixed.alone(1)
-        return levels_of("zero3", model, alone, TRAINING)[0][0], alone
+        return Searched(levels_of("zero3", model, alone, TRAINING)[0][0], alone)
 
     comparison = compare(model, mixed, TRAINING, strategies=("zero3",), searches={"best": best})
     whole, fast, slow, found = comparison.rows
@@ -232,3 +232,14 @@ def test_much_is_left_out() -> None:
     training = TrainingSpec(seq_len=8192, global_batch=64)
     compare(model, somewhere, training, strategies=("ddp",), estimate=counting)
     assert len(counted) < sum(map(len, levels_of("ddp", model, somewhere, training)))
+
+
+def test_what_a_search_chose_of_the_training_is_said_and_estimated() -> None:
+    """A loss in pieces keeps fewer logits; the rows of the strategies and of the comparison keep the training as given."""
+    chosen = TRAINING.model_copy(update={"loss_chunks": 4})
+    plan = _plan("zero3")
+    searches: dict[str, SearchPlan] = {"given": lambda *_: plan, "chosen": lambda *_: Searched(plan, training=chosen)}
+    given, other = compare(MODEL, cluster(4), TRAINING, strategies=(), searches=searches).rows
+    assert (given.trained, given.training) == ((), None)
+    assert (other.trained, other.training) == (("the loss in 4 pieces",), chosen)
+    assert other.estimate == real_estimate(MODEL, cluster(4), chosen, plan) != given.estimate

@@ -19,7 +19,9 @@ from shardwright.costmodel.op_times.datasheet import CatalogTimes
 from shardwright.costmodel.op_times.overlap import overlap_saving_seconds
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables
+from shardwright.costmodel.tables.distinct_rows import distinct_rows
 from shardwright.specs import stack as stacks
+from shardwright.specs.candidates import Candidates
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.model.norm import Norm
 from shardwright.specs.plan import POLICIES, LayerRun, Plan, Stage
@@ -43,6 +45,14 @@ class MemoryTimes(RoundTimes):
 
     def with_launches_seconds(self, busy_seconds: Number, kernels: Number) -> Array:
         return np.maximum(busy_seconds, np.asarray(kernels) * 1e-3)
+
+
+@dataclass(frozen=True)
+class SlowMatmuls(RoundTimes):
+    """Round times, and a second for each matmul."""
+
+    def matmul_seconds(self, m: Number, k: Number, n: Number, **_: object) -> Array:
+        return np.ones(1)
 
 
 @pytest.fixture
@@ -149,6 +159,40 @@ def test_a_layer_of_experts_also_launches_its_router_and_each_expert_that_the_ra
     assert found.backward_seconds.item() == pytest.approx((50 + 7 + 6 * held) / 1e3)
 
 
+@pytest.mark.parametrize(
+    ("zero", "forward", "backward"), [(1, 20, 50), (2, 20, 50 + 14 * 5), (3, 20 + 14 * 2, 50 + 14 * 4)]
+)
+def test_hooks_of_linears_take_the_host_as_long_as_launches(
+    trained: Trained, zero: int, forward: int, backward: int
+) -> None:
+    """A millisecond for each launch. The layer has 4 linears of attention, 3 of the shared expert, the router, and 2 of 8 experts with 3."""
+    hooks = {
+        "gathered_module_kernels_forward": 2,
+        "gathered_module_kernels_backward": 4,
+        "reduced_module_kernels_backward": 5,
+    }
+    launches = {
+        "kernels_forward": 20,
+        "kernels_backward": 50,
+        "router_kernels_forward": 0,
+        "router_kernels_backward": 0,
+    }
+    model = small_experts()
+    rows = WorkModel(model, trained(**launches, **hooks), MemoryTimes(), candidates(dp_shard=4, ep=4, zero_stage=zero))
+    found = rows.layer(model.layer_classes[0])
+    assert found.forward_seconds.item() == pytest.approx(forward / 1e3)
+    assert found.backward_seconds.item() == pytest.approx(backward / 1e3)
+
+
+def test_the_zero_stage_counts_where_hooks_do(trained: Trained) -> None:
+    """Candidates that differ in the ZeRO stage alone share their work, unless hooks take the host's time."""
+    first, other = (vars(candidates(dp_shard=8, zero_stage=zero)) for zero in (1, 3))
+    chosen = Candidates(**{name: np.concatenate([first[name], other[name]]) for name in first})
+    for hooks, kinds in ((0, 1), (2, 2)):
+        rows = distinct_rows(MODEL, trained(gathered_module_kernels_forward=hooks), chosen, MemoryTimes())
+        assert len(set(rows.of_candidate)) == kinds
+
+
 @pytest.mark.parametrize(("zero", "replicas"), [(1, 1), (0, 8), (1, 2)])
 def test_without_overlap_the_whole_reduction_comes_after_the_backward(
     trained: Trained, zero: int, replicas: int
@@ -175,25 +219,21 @@ def test_without_overlap_a_step_starts_with_the_whole_gather(trained: Trained) -
 
 @pytest.mark.parametrize(("share", "exposed"), [(0.0, 1.0), (0.5, 1 - 0.5 * 3 / 4), (1.0, 1 / 4)])
 def test_one_of_tp_pieces_is_always_exposed(trained: Trained, share: float, exposed: float) -> None:
-    """Four kernels of a second hide all that can be hidden."""
-    found = layer(
-        trained(tensor_parallel_overlap=share, kernels_forward=4000, kernels_backward=4000), tp=4, sequence_parallel=1
-    )
+    """A matmul that takes seconds hides all that can be hidden."""
+    slow = replace(work(trained(tensor_parallel_overlap=share), tp=4, sequence_parallel=1), times=SlowMatmuls())
+    found = slow.layer(BLOCK)
     collectives = 4 * 2 * SEQ * HIDDEN * 1e-9
     assert found.tensor_parallel_forward_seconds == pytest.approx(exposed * collectives)
     assert found.tensor_parallel_backward_seconds_by_policy[0, 0] == pytest.approx(exposed * collectives)
 
 
-def test_no_more_communication_is_hidden_than_there_is_compute(trained: Trained) -> None:
-    launch = 1e-9
-    model = work(
-        trained(tensor_parallel_overlap=1.0, kernels_forward=launch, kernels_backward=launch), tp=4, sequence_parallel=1
-    )
-    fast = replace(model, times=RoundTimes())
-    forward = fast.layer(BLOCK).forward_seconds
-    collectives = 4 * 2 * SEQ * HIDDEN * 1e-9
-    assert forward < 3 / 4 * collectives
-    assert fast.layer(BLOCK).tensor_parallel_forward_seconds == pytest.approx(collectives - forward)
+def test_no_more_communication_is_hidden_than_there_are_weight_matmuls(trained: Trained) -> None:
+    """A quarter of 4 x 64 x 64 - 2 x 64 x 32 weights of attention and 3 x 64 x 128 of the feed-forward, 2 FLOPs for each token."""
+    launches = {"kernels_forward": 4000, "kernels_backward": 4000}  # launches hide nothing
+    found = layer(trained(tensor_parallel_overlap=1.0, **launches), tp=4, sequence_parallel=1)
+    collectives, matmuls = 4 * 2 * SEQ * HIDDEN * 1e-9, 2 * SEQ * (4 * 64 * 64 - 2 * 64 * 32 + 3 * 64 * 128) / 4 * 1e-12
+    assert matmuls < 3 / 4 * collectives
+    assert found.tensor_parallel_forward_seconds == pytest.approx(collectives - matmuls)
 
 
 def test_weights_inside_the_experts_save_their_outputs(trained: Trained) -> None:

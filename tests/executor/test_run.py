@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from shardwright.executor.options import RunOptions
 from shardwright.executor.run.launching import launch
 from shardwright.executor.training.manifest import newest_checkpoint
 from shardwright.executor.training.run_folder import RunFolder
+from tests.executor.forked import ForkedRank
 from tests.executor.runs import losses, options, text_file, tiny
 from tests.parity.cases import layers, plan
 
@@ -35,10 +37,13 @@ GONE_SECONDS = 10.0
 
 
 @pytest.mark.slow
-def test_a_run_killed_with_all_its_processes_continues_where_its_checkpoint_was(tmp_path: Path) -> None:
+def test_a_run_killed_with_all_its_processes_continues_where_its_checkpoint_was(
+    tmp_path: Path, forked_ranks: list[ForkedRank]
+) -> None:
     """SIGKILL on the launcher alone: nothing of the run survives it, and the next start takes the same steps.
 
-    In that, one rank is killed, and the launcher starts both again from the newest checkpoint.
+    In that, one rank is killed, and the launcher starts both again from the newest checkpoint. The first run's processes are started as a
+    user's are; this process forks those of the second.
     """
     plan_file = tiny(plan((layers(zero=3),), dp_shard=2))
     write_plan_file(tmp_path / "plan.json", plan_file)
@@ -57,7 +62,7 @@ def test_a_run_killed_with_all_its_processes_continues_where_its_checkpoint_was(
     def tell(line: str) -> None:
         told.append(line)
         if line.startswith("step 40/") and len(_continuations(told)) == 1:
-            _kill_one_worker()
+            forked_ranks[0].send_signal(signal.SIGKILL)
 
     measurement = launch(tmp_path / "plan.json", run.model_copy(update={"restarts": 1}), progress=tell)
     assert told[0] == f"continuing from {newest} after step {resumed_after}"
@@ -77,11 +82,6 @@ def test_a_run_killed_with_all_its_processes_continues_where_its_checkpoint_was(
 
 def _continuations(told: list[str]) -> list[str]:
     return [line for line in told if line.startswith("continuing from")]
-
-
-def _kill_one_worker() -> None:
-    children = psutil.Process().children(recursive=True)
-    next(child for child in children if "shardwright.executor.run.worker" in child.cmdline()[1:4]).kill()
 
 
 def _kill_launcher(folder: Path, run: RunOptions) -> list[psutil.Process]:
@@ -114,6 +114,7 @@ def _wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 def test_a_mistake_that_one_rank_meets_in_the_middle_is_one_line(tmp_path: Path) -> None:
     """The last sequences hold a token outside the vocabulary: one of two ranks meets it, the other waits for its peer."""
     tokens = np.arange(16 * 40 + 1, dtype=np.uint16) % 250
@@ -128,6 +129,7 @@ def test_a_mistake_that_one_rank_meets_in_the_middle_is_one_line(tmp_path: Path)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_other_data_of_the_same_name_and_size_is_refused_on_resume(tmp_path: Path) -> None:
     write_plan_file(tmp_path / "plan.json", tiny(plan((layers(),))))
     data = text_file(tmp_path)
@@ -142,6 +144,7 @@ def test_other_data_of_the_same_name_and_size_is_refused_on_resume(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.parametrize(("what", "data_format"), [("cut off", "tokens"), ("moved away", "text")])
 def test_data_that_vanishes_ends_the_run_in_one_line_and_the_last_state_stays(
     what: str, data_format: Literal["text", "tokens"], tmp_path: Path

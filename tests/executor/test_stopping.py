@@ -12,18 +12,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardwright.costmodel.plan_file import PlanFile, write_plan_file
+from shardwright.costmodel.plan_file import write_plan_file
 from shardwright.executor.options import RunOptions
 from shardwright.executor.run.launching import launch
 from shardwright.executor.training.manifest import newest_checkpoint
 from shardwright.executor.training.run_folder import RunFolder
+from tests.executor.forked import ForkedRank
 from tests.executor.runs import losses, options, text_file, tiny
 from tests.parity.cases import layers, plan
 
 PLAN = tiny(plan((layers(zero=3),), dp_shard=2))
 STEPS = 12
 When = Callable[[str], bool]
-Signalled = Callable[[], None]
+Signalled = Callable[[list[ForkedRank]], None]
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +38,23 @@ def expected(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[float
 
 
 def ranks() -> list[psutil.Process]:
-    """Those of the run that this process launched; the worlds of other tests have a server here."""
+    """Those of the run that this process launched, unless it forked them; the worlds of other tests have a server here."""
     return [child for child in psutil.Process().children() if "shardwright.executor.run.worker" in child.cmdline()]
 
 
 def to_the_launcher(number: int) -> Signalled:
-    return lambda: os.kill(os.getpid(), number)
+    return lambda ranks: os.kill(os.getpid(), number)
 
 
 def to_a_rank(number: int) -> Signalled:
-    def send() -> None:
-        ranks()[-1].send_signal(number)
-
-    return send
+    return lambda ranks: ranks[-1].send_signal(number)
 
 
 def to_all(number: int) -> Signalled:
     """As a batch system does."""
 
-    def send() -> None:
-        for rank in ranks():
+    def send(ranks: list[ForkedRank]) -> None:
+        for rank in ranks:
             rank.send_signal(number)
         os.kill(os.getpid(), number)
 
@@ -64,10 +62,10 @@ def to_all(number: int) -> Signalled:
 
 
 def run_until(
-    folder: Path, run: RunOptions, signalled: Signalled, when: When, plan_file: PlanFile = PLAN
+    folder: Path, run: RunOptions, signalled: Signalled, when: When, ranks: list[ForkedRank]
 ) -> tuple[int, list[str]]:
     """Start a run, signal at the first line that is so; return the launcher's exit code and what it said."""
-    write_plan_file(folder / "plan.json", plan_file)
+    write_plan_file(folder / "plan.json", PLAN)
     told: list[str] = []
     sent = threading.Event()
 
@@ -75,12 +73,16 @@ def run_until(
         told.append(line)
         if not sent.is_set() and when(line):
             sent.set()
-            signalled()
+            signalled(ranks)
 
     with pytest.raises(SystemExit) as caught:
         launch(folder / "plan.json", run, progress=tell)
     assert isinstance(caught.value.code, int)
     return caught.value.code, told
+
+
+def at_step_3(line: str) -> bool:
+    return line.startswith("step 3/")
 
 
 def goes_on(folder: Path, run: RunOptions, expected: list[float], *, after: int) -> None:
@@ -102,11 +104,17 @@ def goes_on(folder: Path, run: RunOptions, expected: list[float], *, after: int)
     ids=["SIGTERM", "SIGTERM to all", "SIGINT"],
 )
 def test_between_two_checkpoints(
-    signalled: Signalled, code: int, again: bool, tmp_path: Path, data: Path, expected: list[float]
+    signalled: Signalled,
+    code: int,
+    again: bool,
+    tmp_path: Path,
+    data: Path,
+    expected: list[float],
+    forked_ranks: list[ForkedRank],
 ) -> None:
     """What is saved is the same in all cases, and one of them goes on."""
     run = options(tmp_path / "run", data=data, steps=STEPS, checkpoint_every=100)
-    found, told = run_until(tmp_path, run, signalled, lambda line: line.startswith("step 3/"))
+    found, told = run_until(tmp_path, run, signalled, at_step_3, forked_ranks)
     assert found == code
     newest = newest_checkpoint(run.out / "checkpoints")
     assert newest is not None
@@ -119,16 +127,16 @@ def test_between_two_checkpoints(
 
 
 @pytest.mark.slow
-def test_a_rank_alone_is_told(tmp_path: Path, data: Path) -> None:
+def test_a_rank_alone_is_told(tmp_path: Path, data: Path, forked_ranks: list[ForkedRank]) -> None:
     run = options(tmp_path / "run", data=data, steps=200, checkpoint_every=100)
-    found, told = run_until(tmp_path, run, to_a_rank(signal.SIGTERM), lambda line: line.startswith("step 3/"))
+    found, told = run_until(tmp_path, run, to_a_rank(signal.SIGTERM), at_step_3, forked_ranks)
     assert found == 143
     assert newest_checkpoint(run.out / "checkpoints") is not None
     assert "the same command continues after step-" in told[-1]
 
 
 @pytest.mark.slow
-def test_during_a_checkpoint(tmp_path: Path, data: Path, expected: list[float]) -> None:
+def test_during_a_checkpoint(tmp_path: Path, data: Path, expected: list[float], forked_ranks: list[ForkedRank]) -> None:
     """The signal comes while files lie in the folder of a checkpoint that is not whole yet."""
     run = options(tmp_path / "run", data=data, steps=STEPS, checkpoint_every=1)
     launcher, seen = os.getpid(), threading.Event()
@@ -141,7 +149,7 @@ def test_during_a_checkpoint(tmp_path: Path, data: Path, expected: list[float]) 
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
-    found, _ = run_until(tmp_path, run, lambda: None, lambda line: False)
+    found, _ = run_until(tmp_path, run, lambda ranks: None, lambda line: False, forked_ranks)
     watching.join()
     assert found == 143
     newest = newest_checkpoint(run.out / "checkpoints")
@@ -174,9 +182,9 @@ def test_while_ranks_start(seconds: float, tmp_path: Path, data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_checkpoints_none_is_written(tmp_path: Path, data: Path) -> None:
+def test_without_checkpoints_none_is_written(tmp_path: Path, data: Path, forked_ranks: list[ForkedRank]) -> None:
     run = options(tmp_path / "run", data=data, steps=200, checkpoint_every=None)
-    found, told = run_until(tmp_path, run, to_the_launcher(signal.SIGTERM), lambda line: line.startswith("step 3/"))
+    found, told = run_until(tmp_path, run, to_the_launcher(signal.SIGTERM), at_step_3, forked_ranks)
     assert found == 143
     assert not (run.out / "checkpoints").exists()
     assert told[-1] == "stopped; the same command begins again, as there is no checkpoint yet"

@@ -124,3 +124,18 @@ def test_the_best_without_an_axis() -> None:
         sw.compare(MODEL, CLUSTER, **BATCH, strategies=["bestt"])
     with pytest.raises(sw.SpecError, match="no axis, choice or value"):
         sw.compare(MODEL, CLUSTER, **BATCH, strategies=["best-without-tpp"])
+
+
+def test_other_plans_say_what_their_training_has_otherwise() -> None:
+    """As given, FSDP over 8 H100 repeats 14 layers in full, and the fastest plan nothing."""
+    found = sw.plan("llama-3.1-8b", "h100-sxm:8", seq_len=8192, global_batch=128)
+    assert found.plan.mesh.dp_shard == 8
+    assert found.training.loss_chunks > 1
+    fastest = next(other for other in found.others if "fastest" in other.names)
+    assert fastest.trained == ("the loss in one piece",)
+    assert "; the loss in one piece: " in found.summary().replace("\n          ", " ")
+    stated = sw.plan(
+        "llama-3.1-8b", "h100-sxm:8", seq_len=8192, global_batch=128, loss_chunks=1, recompute_modules="core_attn"
+    )
+    assert stated.training.loss_chunks == 1
+    assert stated.plan.mesh.cp == 2

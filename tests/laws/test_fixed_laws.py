@@ -56,7 +56,7 @@ class TestFixingEveryChoiceOfAPlanFindsThatPlan:
             check_memory(own, run.cluster)
         except InfeasibleError:
             with pytest.raises(InfeasibleError):
-                search(run.model, run.cluster, run.training, fixed=Fixed.of(plan))
+                search(run.model, run.cluster, run.training, fixed=Fixed.of(plan), explain_none="nothing")
             return
         found = search(run.model, run.cluster, run.training, fixed=Fixed.of(plan), runners_up=0)
         assert found.plan == plan
@@ -97,10 +97,10 @@ def test_schedules_that_split_the_backward_are_priced_by_the_planner(schedule: S
         mesh=Mesh(pp=4), micro_batch=1, microbatches=16, schedule=schedule, stages=(stage,) * 4 * chunks,
         sequence_parallel=False,
     )  # fmt: skip
-    found = search(model, cluster, training, fixed=Fixed.of(plan))
+    found = search(model, cluster, training, fixed=Fixed.of(plan), runners_up=0)
     assert found.plan == plan
     assert found.bound_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
-    best = search(model, cluster, training, fixed=Fixed(schedule=schedule))
+    best = search(model, cluster, training, fixed=Fixed(schedule=schedule), runners_up=0)
     assert best.plan.schedule == schedule
     assert best.bound_seconds <= best.estimate.step_seconds * (1 + 1e-9)
     assert best.estimate.step_seconds <= found.estimate.step_seconds * (1 + 1e-9)

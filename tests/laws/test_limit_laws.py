@@ -85,9 +85,9 @@ def test_layers_take_any_of_the_policies_that_are_listed(seed: int) -> None:
     expected = fastest(*problem, fixed)
     if expected is None:
         with pytest.raises(InfeasibleError):
-            search(*problem, fixed=fixed)
+            search(*problem, fixed=fixed, explain_none="nothing")
         return
-    found = search(*problem, fixed=fixed)
+    found = search(*problem, fixed=fixed, runners_up=0)
     assert found.estimate.step_seconds == pytest.approx(expected, rel=1e-9)
     check_memory(found.estimate, problem.cluster)
     assert {run.recompute for stage in found.plan.stages for run in stage.layers} <= {"none", "full"}

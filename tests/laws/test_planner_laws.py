@@ -20,8 +20,10 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.choices import AXES
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST
+from shardwright.specs.model.feed_forward import MixtureOfExperts
 from shardwright.specs.model.model import ModelSpec
-from shardwright.specs.plan import CONTEXT_PARALLEL, Plan, VocabularyParallel
+from shardwright.specs.optimizers import Optimizer
+from shardwright.specs.plan import APPROXIMATIONS, CONTEXT_PARALLEL, Plan, VocabularyParallel
 from shardwright.specs.schedules import ScheduleName
 from shardwright.specs.stack import _stacks, named_stack
 from tests.planner.brute_force import all_plans, fastest
@@ -30,7 +32,7 @@ from tests.planner.small_problems import Problem, random_problem, tiny_model
 
 # PLANNER_CASES=500 tries more problems than CI does.
 _CASES = int(os.environ.get("PLANNER_CASES", "100"))
-_FIRST_MORE = 1000
+_FIRST_MORE, _FIRST_OPTIMIZERS, _FIRST_FIXED = 1000, 1_000_000, 2_000_000
 _MOST_PLANS = 100
 _FIELDS = (
     "micro_batch",
@@ -45,6 +47,16 @@ _FIELDS = (
     "context_parallel",
 )
 
+_FIXED_VALUES: dict[str, list[int | str]] = {
+    **{axis: [1, 2, 4] for axis in ("pp", "tp", "cp", "dp_shard", "dp_replicate", "micro_batch")},
+    "zero_stage": [0, 1, 2, 3],
+    "schedule": ["1f1b", "gpipe", "interleaved-1f1b"],
+    "recompute": ["none", "selective", "full"],
+    "offload_optimizer": [0, 1],
+    "stages_per_rank": [1, 2],
+    "context_parallel": ["all-gather", "ring", "ulysses"],
+}
+
 
 class TestEqualsBruteForce:
     """The planner's step is that of the fastest of all plans, each estimated on its own; it fails where all fail."""
@@ -54,6 +66,17 @@ class TestEqualsBruteForce:
         problem = random_problem(seed)
         found = _equal_to_brute_force(problem, _few_enough(problem, seed))
         assert found is None or found.gap <= 1e-9
+
+    @pytest.mark.parametrize("seed", range(_FIRST_FIXED, _FIRST_FIXED + _CASES // 12))
+    def test_step_with_a_choice_fixed(self, seed: int) -> None:
+        """Any choice at any value; what is fixed lifts rules of thumb, so that short sequences may be cut and tp may leave a node."""
+        problem, chance = random_problem(seed), random.Random(f"fixed {seed}")
+        name = chance.choice(list(_FIXED_VALUES))
+        try:
+            fixed = _few_enough(problem, seed, Fixed.parse({name: chance.choice(_FIXED_VALUES[name])}, source="law"))
+        except SpecError:
+            return
+        _equal_to_brute_force(problem, fixed, SpecError)
 
     @pytest.mark.parametrize("seed", range(100, 110))
     def test_step_under_gpipe(self, seed: int) -> None:
@@ -108,6 +131,23 @@ class TestEqualsBruteForce:
             return
         found = _equal_to_brute_force(problem, fixed)
         assert found is None or kind in (None, found.plan.vocabulary_parallel)
+
+    @pytest.mark.parametrize("seed", range(_FIRST_OPTIMIZERS, _FIRST_OPTIMIZERS + _CASES // 12))
+    def test_step_with_other_optimizers_and_approximations(self, seed: int) -> None:
+        problem, chance = random_problem(seed), random.Random(f"optimizer {seed}")
+        optimizer = _random_optimizer(chance, problem)
+        method = Optimizer.model_validate(optimizer)
+        update = {"optimizer": method.name, "optimizer_settings": method.settings}
+        problem = problem._replace(training=problem.training.model_copy(update=update))
+        names = [name for name in APPROXIMATIONS if optimizer == "adamw" or name != "1-bit-adam"]
+        try:
+            fixed = _few_enough(
+                problem, seed, Fixed(approximate=tuple(chance.sample(names, k=chance.choice([0, 1, 2]))))
+            )
+        except SpecError:  # one microbatch divides nothing
+            assert fastest(*problem, Fixed(order=PIPELINE_OUTERMOST)) is None
+            return
+        _equal_to_brute_force(problem, fixed, SpecError)
 
     @pytest.mark.parametrize("seed", range(134, 150))
     def test_a_free_order_is_as_fast_as_the_usual_and_no_faster_than_both(self, seed: int) -> None:
@@ -286,6 +326,15 @@ def _equal_to_brute_force(problem: Problem, fixed: Fixed, *refusals: type[Except
 def _search(problem: Problem, fixed: Fixed | None = None) -> SearchResult:
     """Without what a command adds to the answer: the next best meshes, and, where no plan fits, the changes with which one would."""
     return search(*problem, fixed=fixed, runners_up=0, explain_none="nothing")
+
+
+def _random_optimizer(chance: random.Random, problem: Problem) -> str:
+    """Any that updates what the problem trains."""
+    every = ["adamw", "lion", "adamw8bit", "adamw8bit:layerwise=1"]
+    experts = any(isinstance(block.ffn, MixtureOfExperts) for block in problem.model.layer_classes)
+    if problem.training.trainable.trains_all and not experts:
+        every += ["muon", "galore:rank=64", "galore:rank=32,layerwise=1"]
+    return chance.choice(every)
 
 
 def _few_enough(problem: Problem, seed: int, fixed: Fixed | None = None) -> Fixed:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from shardwright.base.errors import SpecError
 from shardwright.costmodel.op_times.operand_formats import OPERANDS
 from shardwright.specs.cluster import ClusterSpec, Host, Link, NodeGroup
 from shardwright.specs.device import Device
@@ -13,7 +14,7 @@ from shardwright.specs.model.attention import LatentAttention, MultiHeadAttentio
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from shardwright.specs.model.model import Block, BlockRun, ModelSpec
 from shardwright.specs.model.norm import Norm
-from shardwright.specs.plan import LayerRun, Offload, Plan, Stage
+from shardwright.specs.plan import APPROXIMATIONS, LayerRun, Offload, Plan, Stage, Sync
 from shardwright.specs.stack import named_stack, stack_names
 from shardwright.specs.training import TrainingSpec
 
@@ -170,6 +171,33 @@ def trainables(draw: st.DrawFn, model: ModelSpec, *, lower: bool) -> str:
 
 
 @st.composite
+def optimizers(draw: st.DrawFn, model: ModelSpec, trainable: str, plan: Plan) -> str:
+    """Any that updates what is trained, in one microbatch where it does so layer by layer; off the device AdamW or SGD."""
+    every = ["adamw", "sgd"]
+    if plan.offload.optimizer_fraction == 0:
+        every += ["sgd:momentum=0.9", "lion", "adamw8bit"]
+        experts = any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
+        if trainable == "all" and not experts:
+            every += ["adafactor", "muon", "soap", "galore:rank=64", "galore:bits=8", "frugal", "cosmos", "sinkgd"]
+    name = draw(st.sampled_from(every))
+    several = plan.microbatches > 1 or "galore" not in name
+    return name if several or draw(st.booleans()) else f"{name},layerwise=1"
+
+
+@st.composite
+def agreements(draw: st.DrawFn, plan: Plan, optimizer: str) -> Plan:
+    """The plan with an exact reduction of gradients, or with an approximation that its replicas can agree by."""
+    every = [sync for one in APPROXIMATIONS.values() for sync in one.syncs]
+    sync = draw(st.sampled_from([Sync(), *every]))
+    if sync.method == "1-bit-adam" and optimizer != "adamw":
+        return plan
+    try:
+        return Plan.parse({**dict(plan), "sync": sync}, source="test")
+    except SpecError:  # no replicas, or what lies inside one is not sharded
+        return plan
+
+
+@st.composite
 def runs(draw: st.DrawFn) -> Run:
     pp, dp_replicate, dp_shard, tp = draw(POWERS), draw(POWERS), draw(POWERS), draw(POWERS)
     chunks = draw(st.integers(2, 4)) if pp > 1 and draw(st.booleans()) else 1
@@ -200,14 +228,17 @@ def runs(draw: st.DrawFn) -> Run:
         source="test",
     )
     precision, stack = draw(precisions()), draw(st.sampled_from(stack_names()))
+    trainable = draw(trainables(model, lower=precision["linear"] is not None))
+    optimizer = draw(optimizers(model, trainable, plan))
+    plan = draw(agreements(plan, optimizer))
     divides = cp == 1 or "unfused" not in named_stack(stack).runs.undivided_attention
     training = TrainingSpec.parse(
         {
             "seq_len": 64 * draw(st.integers(1, 250)), "global_batch": plan.global_batch,
-            "optimizer": draw(st.sampled_from(["adamw", "sgd"])),
+            "optimizer": optimizer,
             "attention": draw(st.sampled_from(["flash", "unfused"] if divides else ["flash"])),
             "precision": precision,
-            "trainable": draw(trainables(model, lower=precision["linear"] is not None)),
+            "trainable": trainable,
             "expert_imbalance": draw(st.floats(1, 3)),
             "expert_capacity": draw(st.none() | st.floats(0.5, 4)),
             "routing": draw(st.sampled_from(["random", "consecutive"])),

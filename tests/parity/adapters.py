@@ -14,6 +14,7 @@ from shardwright.executor.adapters import ReadAdapters, is_adapter, peft_adapter
 from shardwright.executor.model import read_skeleton
 from shardwright.executor.parallel import compiled as compiler
 from shardwright.executor.parallel.engine import Engine, build_engine
+from shardwright.specs.trainable import FEED_FORWARD_MODULES
 from tests.parity import updates
 from tests.parity.updates import LEARNING_RATE, SEED, STEPS, Run, batch, reference_model
 from tests.parity.worlds import run_world
@@ -25,15 +26,32 @@ def peft_model(plan_file: PlanFile, targets: list[str] | str) -> Any:
     """The plain model with the engine's initial weights, beside adapters of which no matrix is zero."""
     torch.manual_seed(3)
     transposed = plan_file.model_config_json["model_type"] == "gpt2"
+    plain = reference_model(plan_file)
+    parameters = expert_parameters(plan_file, plain)
+    if parameters:
+        targets = [name for name in targets if name not in FEED_FORWARD_MODULES]
     config = peft.LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,  # type: ignore[arg-type]  # PEFT only multiplies by it
         target_modules=targets,
+        target_parameters=parameters or None,
         init_lora_weights=False,
         fan_in_fan_out=transposed,
         task_type="CAUSAL_LM",
     )
-    return peft.get_peft_model(reference_model(plan_file), config)
+    return peft.get_peft_model(plain, config)
+
+
+def expert_parameters(plan_file: PlanFile, model: torch.nn.Module) -> list[str]:
+    """What PEFT adapts of stacked experts for the targets of the plan, and as parameters the linears beside them, whose names it
+    would read as those of experts. Routers are called otherwise."""
+    adapts = plan_file.training.trainable.adapts
+    names = [name for name, _ in model.named_parameters()]
+    if not any(name.endswith("experts.gate_up_proj") for name in names):
+        return []
+    found = ["gate_up_proj"] * adapts("gate_proj", "up_proj") + ["down_proj"] * adapts("down_proj")
+    linears = tuple(f".{name}.weight" for name in FEED_FORWARD_MODULES if adapts(name))
+    return [name for name in names if name.endswith((*(f"experts.{weight}" for weight in found), *linears))]
 
 
 def peft_run(plan_file: PlanFile, targets: list[str] | str, folder: Path, *, scale: float = 1.0) -> Run:
@@ -80,6 +98,7 @@ def adapter_run(
     if sabotage is not None:
         sabotage()
     if compiled:  # graphs and no code, which takes seconds, not a minute
+        torch._dynamo.reset()  # other shapes than those of an earlier plan would be compiled for every shape
         compiler.BACKEND = "aot_eager"
     run = updates.train(adapter_engine(plan_file, folder, compiled=compiled), plan_file)
     return Run(peft_adapters(run.before), peft_adapters(run.after), run.losses, run.norms)

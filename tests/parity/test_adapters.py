@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from torch import nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.adapters import is_adapter, layer
+from shardwright.executor.adapters import experts, is_adapter, layer
+from shardwright.executor.model import experts as spread
 from shardwright.executor.model import tensor_parallel
 from shardwright.executor.run.checks import check_plan
 from shardwright.specs.plan import Plan
@@ -28,7 +29,7 @@ TARGETS = {
     "llama": (LINEARS, LLAMA),
     "qwen3": (LINEARS, LLAMA),
     "gpt2": (LINEARS, GPT2),
-    "mixtral": (ATTENTION, LLAMA[:4]),
+    "mixtral": (LINEARS, LLAMA),
 }
 PLANS = {
     "one rank": plan((layers(),)),
@@ -148,16 +149,72 @@ def test_updates_are_those_of_peft_with_compiled_layers(tmp_path: Path) -> None:
         assert_equal_to(reference, runs, name)
 
 
+SPREAD: dict[str, Plan] = {
+    "ep": plan((layers(zero=3),), dp_shard=2, ep=2),
+    "ep over tp": plan((layers(),), tp=2, ep=2),
+    "experts over tp": plan((layers(),), tp=2),
+    "full recompute": plan((layers(zero=1, recompute="full"),), dp_shard=2, tp=2, ep=4),
+    "shared experts": plan((layers(zero=2),), dp_shard=2, tp=2, ep=2, etp=2),
+    "sharded experts": plan((layers(zero=3),), dp_shard=4, ep=2),
+}
+LATENT = [*LLAMA, "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"]
+
+
 def test_updates_beside_spread_experts_are_those_of_peft(tmp_path: Path) -> None:
-    spread = {
-        "ep": plan((layers(zero=3),), dp_shard=2, ep=2),
-        "ep over tp": plan((layers(),), tp=2, ep=2),
-        "experts over tp": plan((layers(),), tp=2, sequence_parallel=False),
-    }
-    files = {name: plan_file(FAMILIES["mixtral"], divided, trainable=ATTENTION) for name, divided in spread.items()}
+    names = ("ep", "ep over tp", "experts over tp")
+    files = {name: plan_file(FAMILIES["mixtral"], SPREAD[name], trainable=ATTENTION) for name in names}
     reference = peft_run(files["ep"], LLAMA[:4], tmp_path)
     for name, runs in run_in_turn(2, adapter_run, {name: (file, tmp_path) for name, file in files.items()}).items():
         assert_equal_to(reference, runs, name)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "deepseek_v3"])
+def test_updates_of_adapters_of_experts_are_those_of_peft(family: str, tmp_path: Path) -> None:
+    names = SPREAD if family == "mixtral" else ("ep", "experts over tp", "shared experts")
+    files = {name: plan_file(FAMILIES[family], SPREAD[name], trainable=LINEARS) for name in names}
+    reference = peft_run(files["ep"], LATENT, tmp_path)
+    assert any("experts.base_layer.lora_A" in name for name in reference.after)
+    for ranks in (2, 4):
+        of_size = {name: (file, tmp_path) for name, file in files.items() if file.plan.mesh.ranks == ranks}
+        for file, _ in of_size.values():
+            check_plan(file)
+        for name, runs in run_in_turn(ranks, adapter_run, of_size).items():
+            assert_equal_to(reference, runs, (family, name))
+
+
+def give_every_expert_the_first_adapter() -> None:
+    """Tokens of all experts go through the adapter of the first."""
+    owner: Any = experts
+    original = owner._grouped_linear
+
+    def first(rows: Tensor, weight: Tensor, offsets: Tensor, **options: Any) -> Tensor:
+        adapter = "bias" not in options
+        output: Tensor = original(rows, weight[:1].expand_as(weight) if adapter else weight, offsets, **options)
+        return output
+
+    owner._grouped_linear = first
+
+
+def lose_reductions_over_shared_experts() -> None:
+    """What ranks that share an expert hold whole trains on this rank's columns alone."""
+    owner: Any = spread
+    owner.Partial = Replicate
+
+
+EXPERT_FAULTS: dict[str, Callable[[], None]] = {
+    "ep": give_every_expert_the_first_adapter,
+    "experts over tp": lose_reductions_over_tp,
+    "shared experts": lose_reductions_over_shared_experts,
+    "sharded experts": sabotage.average_experts_as_dense_layers,
+}
+
+
+@pytest.mark.parametrize("name", EXPERT_FAULTS)
+def test_a_fault_in_adapters_of_experts_shows(name: str, tmp_path: Path) -> None:
+    given = plan_file(FAMILIES["mixtral"], SPREAD[name], trainable="lora:r=4,targets=mlp")
+    reference = peft_run(given, [], tmp_path)
+    runs = engine_adapter_runs(given, tmp_path, sabotage=EXPERT_FAULTS[name])
+    assert worst_update_error(runs, reference) > 20 * TOLERANCE
 
 
 def formats_and_shards(given: PlanFile, folder: Path) -> list[tuple[bool, torch.dtype, bool]]:

@@ -24,6 +24,7 @@ def engine_run(file: PlanFile, backend: str = "aot_eager", fault: Callable[[], N
     if fault is not None:
         fault()
     compiled.BACKEND = backend
+    torch._dynamo.reset()  # other shapes than those of an earlier case would be compiled for every shape
     torch._dynamo.utils.counters.clear()
     engine = build_engine(file, device=CPU, seed=SEED, compile_layers=True)
     run = train(engine, file)

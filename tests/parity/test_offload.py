@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from shardwright.specs.plan import Plan
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
 from tests.parity.offload import Trained, offloaded, train
-from tests.parity.worlds import run_world
+from tests.parity.worlds import run_in_turn, run_world
 
 # so large that every place holds whole pages of it under every mesh
 LLAMA = model_config("llama", layers=4, hidden_size=64, intermediate_size=96, vocab_size=1031)
@@ -70,37 +71,62 @@ def assert_same(own: Sequence[Trained], other: Sequence[Trained]) -> None:
         assert mine.norms == theirs.norms
 
 
+Without = Callable[[PlanFile, float | None], list[Trained]]
+
+
 @pytest.fixture(scope="module")
-def without(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, float | None], list[Trained]]:
-    """The same meshes without offload, each trained once."""
+def without(tmp_path_factory: pytest.TempPathFactory) -> Without:
+    """The run of a plan without offload, trained once."""
     done: dict[tuple[str, float | None], list[Trained]] = {}
 
-    def of(mesh: str, clip_norm: float | None) -> list[Trained]:
-        if (mesh, clip_norm) not in done:
-            done[mesh, clip_norm] = runs(adamw(LLAMA, MESHES[mesh]), clip_norm, tmp_path_factory.mktemp("without"))
-        return done[mesh, clip_norm]
+    def of(file: PlanFile, clip_norm: float | None) -> list[Trained]:
+        key = file.model_dump_json(), clip_norm
+        if key not in done:
+            done[key] = runs(file, clip_norm, tmp_path_factory.mktemp("without"))
+        return done[key]
 
     return of
 
 
-@pytest.mark.parametrize(
-    ("fraction", "clip_norm"),
-    [*((fraction, None) for fraction in FRACTIONS), (0.5, 0.5)],
-    ids=lambda value: "beside the backward" if value is None else None,
-)
-@pytest.mark.parametrize("nvme", [0, 1], ids=["host", "nvme"])
+SHARES: dict[str, tuple[float, int, float | None]] = {
+    f"{fraction}-{place}-{'beside the backward' if clip_norm is None else f'clipped to {clip_norm}'}": (
+        fraction,
+        nvme,
+        clip_norm,
+    )
+    for nvme, place in enumerate(("host", "nvme"))
+    for fraction, clip_norm in [*((fraction, None) for fraction in FRACTIONS), (0.5, 0.5)]
+}
+
+
+@pytest.fixture(scope="module")
+def with_shares(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], dict[str, list[Trained]]]:
+    """The runs of a mesh with its optimizer on the host or on drives, in one world."""
+
+    @cache
+    def of(mesh: str, nvme: int) -> dict[str, list[Trained]]:
+        given = {
+            name: (
+                offloaded(adamw(LLAMA, MESHES[mesh]), optimizer_fraction=fraction, nvme_fraction=nvme),
+                clip_norm,
+                tmp_path_factory.mktemp("with"),
+            )
+            for name, (fraction, place, clip_norm) in SHARES.items()
+            if place == nvme
+        }
+        return run_in_turn(MESHES[mesh].mesh.ranks, train, given)
+
+    return of
+
+
+@pytest.mark.parametrize("shares", SHARES)
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_share_of_the_optimizer(
-    mesh: str,
-    fraction: float,
-    nvme: int,
-    clip_norm: float | None,
-    without: Callable[[str, float | None], list[Trained]],
-    tmp_path: Path,
+    mesh: str, shares: str, without: Without, with_shares: Callable[[str, int], dict[str, list[Trained]]]
 ) -> None:
-    file = offloaded(adamw(LLAMA, MESHES[mesh]), optimizer_fraction=fraction, nvme_fraction=nvme)
-    own = runs(file, clip_norm, tmp_path)
-    assert_same(own, without(mesh, clip_norm))
+    _, nvme, clip_norm = SHARES[shares]
+    own = with_shares(mesh, nvme)[shares]
+    assert_same(own, without(adamw(LLAMA, MESHES[mesh]), clip_norm))
     for rank in own:
         assert rank.held["optimizer_state", "nvme" if nvme else "host"] > 0
         assert rank.host_peak_bytes <= rank.host_limit_bytes
@@ -182,21 +208,21 @@ CASES = {
 
 
 @pytest.mark.parametrize(("name", "clip_norm"), [(name, (None, 0.5)[turn % 2]) for turn, name in enumerate(CASES)])
-def test_other_shares(name: str, clip_norm: float | None, tmp_path: Path) -> None:
+def test_other_shares(name: str, clip_norm: float | None, without: Without, tmp_path: Path) -> None:
     case = CASES[name]
     own = runs(offloaded(case.plan_file, **case.shares), clip_norm, tmp_path)
     changes = {"activation_offload_layers": 0}
     alone = case.plan_file.model_copy(update={"training": case.plan_file.training.model_copy(update=changes)})
-    assert_same(own, runs(alone, clip_norm, tmp_path))
+    assert_same(own, without(alone, clip_norm))
     for rank in own:
         assert 0 < rank.host_peak_bytes <= rank.host_limit_bytes
 
 
-def test_gradients_that_tp_sums_after_each_microbatch_agree_to_rounding(tmp_path: Path) -> None:
+def test_gradients_that_tp_sums_after_each_microbatch_agree_to_rounding(without: Without, tmp_path: Path) -> None:
     """Without offload, tp sums its parts of the microbatches' sum: another order of additions."""
     file = adamw(LLAMA, plan((layers(2),), (layers(2),), pp=2, tp=2, microbatches=4))
     own = runs(offloaded(file, optimizer_fraction=1, gradient_fraction=1), None, tmp_path)
-    for mine, theirs in zip(own, runs(file, None, tmp_path), strict=True):
+    for mine, theirs in zip(own, without(file, None), strict=True):
         assert mine.losses == pytest.approx(theirs.losses, rel=1e-5)
         assert mine.norms == pytest.approx(theirs.norms, rel=1e-5)
 
@@ -424,10 +450,12 @@ FAULTS: list[tuple[str, float | None, Callable[[], None]]] = [
     FAULTS,
     ids=[f"{name}: {fault.__name__}{'' if clip is None else ', clipped'}" for name, clip, fault in FAULTS],
 )
-def test_a_fault_shows(name: str, clip_norm: float | None, fault: Callable[[], None], tmp_path: Path) -> None:
+def test_a_fault_shows(
+    name: str, clip_norm: float | None, fault: Callable[[], None], without: Without, tmp_path: Path
+) -> None:
     case = CASES[name]
     own = runs(offloaded(case.plan_file, **case.shares), clip_norm, tmp_path, fault)
-    assert differing(own, runs(case.plan_file, clip_norm, tmp_path))
+    assert differing(own, without(case.plan_file, clip_norm))
 
 
 def gathered_peak_bytes(file: PlanFile, folder: Path) -> int:

@@ -178,20 +178,21 @@ def _worst_error(engine: Engine, given: PlanFile, method: str) -> float:
     optimizer = host_optimizer(engine.model_parts, method, options, engine.offload)
     of_matrices, of_rest = reference(method)
     named = [(name, one) for part in engine.model_parts for name, one in part.named_parameters()]
-    worst = 0.0
+    worst, after = 0.0, {name: whole(one) for name, one in named}
     for step in range(STEPS):
         optimizer.set_learning_rate(RATE)
         engine.forward_backward(*own_share(engine, *batch(step, given)))
         gradients = {name: whole(one.grad) for name, one in named}  # type: ignore[arg-type]
-        before = {name: whole(one) for name, one in named}
+        before = after
         optimizer.step()
+        after = {name: whole(one) for name, one in named}
         engine.zero_gradients()
         for name, one in named:
             is_matrix = one.ndim == 2 and ".layers." in name
             change = before[name].clone()
             (of_matrices if is_matrix else of_rest)(name, change, gradients[name])
             change -= before[name]
-            worst = max(worst, float((whole(one) - before[name] - change).norm() / change.norm()))
+            worst = max(worst, float((after[name] - before[name] - change).norm() / change.norm()))
     return worst
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 
-_PRELOAD = "tests.parity.preload"
+PRELOAD = "tests.parity.preload"
 
 
 class RankFailedError(AssertionError):
@@ -34,7 +34,7 @@ def run_world(
         RankFailedError: with the traceback of the first rank that failed; the other ranks are ended.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([_PRELOAD])
+    context.set_forkserver_preload([PRELOAD])
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
         processes, connections = [], []

@@ -45,7 +45,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
     policies = tuple(
         Strategy(policy, share) for policy in POLICIES if fixed.allows("recompute", policy) for share in shares
     )
-    for mesh in _meshes(model, cluster, training, fixed.order or PIPELINE_OUTERMOST):
+    for mesh in _meshes(model, cluster, training, fixed):
         for zero_stage, micro_batch, (schedule, chunks), offload, (kind, degree), vocabulary, sync in product(
             _ZERO_STAGES,
             range(1, training.global_batch + 1),
@@ -173,7 +173,9 @@ def _exchanges(cp: int, fixed: Fixed) -> list[tuple[ContextParallel, int]]:
     return [*plain, *both]
 
 
-def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, order: MeshOrder) -> Iterator[Mesh]:
+def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Mesh]:
+    """Tensor parallelism stays in a node, and context parallelism leaves 2,048 tokens, unless they are asked for."""
+    order: MeshOrder = fixed.order or PIPELINE_OUTERMOST
     degrees = range(1, cluster.devices + 1)
     ffns = [block.ffn for block in model.layer_classes]
     experts = {ffn.experts for ffn in ffns if isinstance(ffn, MixtureOfExperts)} or {1}
@@ -184,8 +186,8 @@ def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, orde
         if pp * replicate * shard * cp * tp != cluster.devices or pp > model.layer_count:
             continue
         per_node = gcd(*(group.devices_per_node for group in cluster.groups))
-        inside = per_node % tp == 0 and all(size % tp == 0 for size in split)
-        if not inside or (cp > 1 and training.seq_len < 2048 * cp):
+        inside = (fixed.gives("tp") or per_node % tp == 0) and all(size % tp == 0 for size in split)
+        if not inside or (cp > 1 and training.seq_len < 2048 * cp and not fixed.gives("cp")):
             continue
         for ep, etp in product(range(1, max(experts) + 1), {0, tp} - {1}):
             if any(count % ep for count in experts) or (etp and tp // gcd(tp, ep) == etp):

@@ -104,10 +104,6 @@ AttentionOption = Annotated[
 Fp8AttentionOption = Annotated[
     bool, typer.Option("--fp8-attention", help="Compute fused attention in fp8, on copies of its inputs.")
 ]
-LossChunksOption = Annotated[
-    int,
-    typer.Option(help="Run head and loss in that many pieces of a microbatch, so that fewer logits are alive at once."),
-]
 AllowPrecisionOption = Annotated[
     str,
     typer.Option(
@@ -122,7 +118,7 @@ ChosenLossChunksOption = Annotated[
         parser=read_auto_option,
         metavar="COUNT",
         help="Run head and loss in that many pieces of a microbatch, so that fewer logits are alive at once; auto: let the "
-        "planner choose. Left out, 1, and auto beside frozen weights (--trainable), where logits decide what fits.",
+        "planner choose. Left out, the planner tries more than 1 for a few plans; beside frozen weights (--trainable) as auto.",
     ),
 ]
 OverlapsDispatchOption = Annotated[
@@ -144,18 +140,11 @@ MlpTilesOption = Annotated[
 HighPrecisionLayersOption = Annotated[
     int, typer.Option(help="Keep that many layers out of the lower format of --linear-precision.")
 ]
-RecomputeModulesOption = Annotated[
-    str,
-    typer.Option(
-        help="Name what selective recompute repeats, joined by +: core_attn, layernorm, mla_up_proj, mlp, moe, moe_act, "
-        "shared_experts. Left out, what the stack repeats."
-    ),
-]
 ChosenRecomputeModulesOption = Annotated[
     str,
     typer.Option(
         help="Name what selective recompute repeats, joined by +: core_attn, layernorm, mla_up_proj, mlp, moe, moe_act, "
-        "shared_experts; auto: let the planner choose. Left out, what the stack repeats."
+        "shared_experts; auto: let the planner choose. Left out, what the stack repeats, and for a few plans others."
     ),
 ]
 CudaGraphsOption = Annotated[

@@ -80,8 +80,10 @@ def _tiled_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> floa
     """Return the FLOPs of the forwards that a tiled feed-forward runs again."""
     if training.mlp_tiles == 1 or block.frozen or not isinstance(block.ffn, FeedForward):
         return 0.0
-    matmuls = operators.ffn_matmuls(block, model.hidden_size, training.seq_len, 1)
-    return float(sum(matmul.flops for matmul in operators.tiled_again(matmuls, training.software)))
+    job, joined = (block, model.hidden_size, training.seq_len, 1), training.software.joined_projections
+    matmuls = operators.ffn_matmuls(*job, joined=joined)
+    again = [*operators.tiled_again(matmuls, training.software), *Adapters(training, matmuls).matmuls]
+    return float(sum(matmul.flops for matmul in again))
 
 
 def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, policy: RecomputePolicy) -> float:
@@ -93,8 +95,12 @@ def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, poli
         return 0.0
     if policy == "full":
         matmuls += _adapter_flops(block, model, training)
-        early = operators.ffn_matmuls(block, model.hidden_size, training.seq_len, 1)[-1]
-        return matmuls + core - float(early.flops) * training.software.stops_recompute_early
+        if not (training.software.stops_recompute_early and isinstance(block.ffn, FeedForward)):
+            return matmuls + core
+        early = operators.not_run_again(_weight_matmuls(block, model, training), training.mlp_tiles)
+        if training.mlp_tiles > 1:
+            early += Adapters(training, early).matmuls
+        return matmuls + core - float(sum(matmul.flops for matmul in early))
     if training.recompute_modules:
         modules = repeated_modules(block, model, training, training.seq_len, 1, 1, operators.experts_as_the_rest(1))
         return float(sum(matmul.flops for matmul in modules.matmuls)) + core * modules.core

@@ -99,10 +99,10 @@ class WorkFrame:
             return self.counted.summed_gradients(weights, self.training.precision)
         return self._nothing_summed
 
-    def summed_matrices(self, elements: list[Number]) -> SummedGradients:
+    def summed_matrices(self, elements: list[Number], of_experts: list[Number]) -> SummedGradients:
         """The same of whole matrices of adapters with so many elements."""
         if self.stack.counts_exchanges:
-            return self.counted.summed_matrices(elements, self.training.precision)
+            return self.counted.summed_matrices(elements, self.training.precision, of_experts)
         return self._nothing_summed
 
     @property

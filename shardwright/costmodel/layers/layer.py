@@ -74,9 +74,11 @@ class LayerWork:
         summed = (
             self.frame.summed_gradients(weights)
             if trained
-            else self.frame.summed_matrices(self._adapters.whole_elements)
+            else self.frame.summed_matrices(self._adapters.whole_elements, self._adapters.whole_expert_elements)
         )
-        exchanged = self._exposed(self._collectives.backward, passes.backward)
+        collectives, beside = self._collectives, self._linear
+        exchanged = self._exposed(collectives.backward, beside.backward_seconds(self._matmuls))
+        gathered = self._exposed(collectives.forward, beside.forward_seconds(self._matmuls))
         traded, alone = self._exposed_trade, self._trade
         exchanges = self._modules is not None and self._modules.exchange
         uneven = AttentionCore(self.frame, self.block).uneven
@@ -90,11 +92,11 @@ class LayerWork:
                 selective=repeated.selective + self._tiles_again,
                 full=repeated.full + self._tiles_again,
             ),
-            tensor_parallel_forward_seconds=self._exposed(self._collectives.forward, passes.forward),
+            tensor_parallel_forward_seconds=gathered,
             tensor_parallel_backward_seconds_by_policy=by_policy(
                 none=exchanged,
                 selective=exchanged + repeated.gathers,
-                full=exchanged + self._exposed(self._collectives.repeated, repeated.full),
+                full=exchanged + self._exposed(collectives.repeated, beside.forward_seconds(self._matmuls)),
             ),
             gradient_sum_seconds=summed.made,
             added_gradient_sum_seconds=summed.added,
@@ -243,8 +245,9 @@ class LayerWork:
             return Passes(0 * every, 0 * every)
         dense = every * (1 - _ATTENTION_LAUNCHES * ("attention" in graphs))
         more_forward, more_backward = self._frozen_kernels
-        forward = dense * (stack.kernels_forward + more_forward)
-        backward = dense * np.maximum(0.0, stack.kernels_backward + more_backward)
+        hooks = self._hook_kernels
+        forward = dense * (stack.kernels_forward + more_forward) + hooks.forward
+        backward = dense * np.maximum(0.0, stack.kernels_backward + more_backward) + hooks.backward
         if isinstance(ffn, FeedForward):
             return Passes(forward, backward)
         held = ffn.experts / np.asarray(frame.experts.ep)
@@ -254,6 +257,17 @@ class LayerWork:
         return Passes(
             forward + router_forward + stack.expert_kernels_forward * held,
             backward + router_backward + stack.expert_kernels_backward * held,
+        )
+
+    @property
+    def _hook_kernels(self) -> Passes:
+        """Launches that the hooks of a layer's linears are worth under ZeRO-2 and ZeRO-3; each expert of a loop has its own linears."""
+        stack, zero = self.frame.stack, self.frame.candidates.zero_stage
+        sizes = [max(1, len(linear.modules)) * (linear.groups if linear.experts else 1) for linear in self._matmuls]
+        fetches, reduces = np.where(zero >= 3, sum(sizes), 0.0), np.where(zero == 2, sum(sizes), 0.0)
+        return Passes(
+            stack.gathered_module_kernels_forward * fetches,
+            stack.gathered_module_kernels_backward * fetches + stack.reduced_module_kernels_backward * reduces,
         )
 
     @cached_property
@@ -309,9 +323,11 @@ class LayerWork:
             both = np.asarray(hidden_pairs(block, frame.candidates) * pair)
             return LayerSeconds(both, both, both)
         if isinstance(block.ffn, FeedForward) or block.parallel:
-            exchanged = frame.counted.dense_layer(pair, hidden_pairs(block, frame.candidates))
+            exchanged = frame.counted.dense_layer(pair, hidden_pairs(block, frame.candidates), self._tiles)
             return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
-        return frame.counted.expert_layer(block.ffn, pair, frame.tokens)
+        wide = layer_code(frame.model.family, block).routing.fp32_weights
+        weight_bytes = BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes
+        return frame.counted.expert_layer(block.ffn, pair, weight_bytes * frame.tokens * block.ffn.top_k)
 
     @cached_property
     def _agreements(self) -> ScaleAgreements | None:
@@ -329,14 +345,14 @@ class LayerWork:
             share=1 - training.high_precision_layers / frame.model.layer_count,
         )
 
-    def _exposed(self, collectives: Array, compute: Array) -> Array:
-        """Return the part of `collectives` that the `compute` of the same pass does not hide.
+    def _exposed(self, collectives: Array, matmuls: Array) -> Array:
+        """Return the part of `collectives` that the weight `matmuls` of the same pass do not hide.
 
         An overlapped collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
         section 5). Copy engines move the pieces. One piece is always exposed.
         """
         beside = self.overlap * (1 - 1 / self.frame.candidates.tp) * collectives
-        return np.asarray(collectives - np.minimum(beside, compute))
+        return np.asarray(collectives - np.minimum(beside, matmuls))
 
     @cached_property
     def _selection(self) -> Selection | None:
@@ -366,31 +382,34 @@ class LayerWork:
             return np.zeros_like(self._passes.forward)
         frame = self.frame
         job = (self.block, frame.model.hidden_size, frame.tokens, frame.candidates.tp, frame.experts)
-        return self._linear.forward_seconds(
-            operators.tiled_again(operators.ffn_matmuls(*job, joined=frame.stack.joined_projections), frame.stack)
-        )
+        matmuls = operators.ffn_matmuls(*job, joined=frame.stack.joined_projections)
+        again = self._linear.forward_seconds(operators.tiled_again(matmuls, frame.stack))
+        return again + frame.plain.forward_seconds(Adapters(frame.training, matmuls).matmuls)
 
     @cached_property
     def _repeated(self) -> _Repeated:
         """Seconds of the repeated work under each policy."""
-        linear, busy = self._linear, self._busy.forward
+        linear, busy, frame = self._linear, self._busy.forward, self.frame
         full = self._passes.forward
         # the router's gradient reads the experts' outputs, so their last matmul is needed again
-        if self.frame.stack.stops_recompute_early and isinstance(self.block.ffn, FeedForward):
-            shorter = busy - linear.forward_seconds(self._matmuls[-1:])
-            full = self.frame.times.with_launches_seconds(shorter, self._kernels.forward)
+        if frame.stack.stops_recompute_early and isinstance(self.block.ffn, FeedForward):
+            left_out = operators.not_run_again(self._matmuls, self._tiles)
+            of_adapters = Adapters(frame.training, left_out).matmuls if self._tiles > 1 else []
+            shorter = busy - linear.forward_seconds(left_out) - frame.plain.forward_seconds(of_adapters)
+            full = frame.times.with_launches_seconds(shorter, self._kernels.forward)
         if self._modules is not None:
             again = linear.forward_seconds(list(self._modules.matmuls)) + self._moving(self._modules.traffic)
             again = again + self._core.forward * self._modules.core
-            agreed = self._agreements if "mlp" in self.frame.training.recompute_modules and self._tiles == 1 else None
+            agreed = self._agreements if "mlp" in frame.training.recompute_modules and self._tiles == 1 else None
             gathers = np.zeros_like(full) if agreed is None else agreed.feed_forward_seconds(tp_group)
             return _Repeated(again, full, gathers=gathers)
         if self._selection is not None:
-            again = linear.forward_seconds(self._selection.repeated) + self._memory_bound.forward
+            matmuls = linear.forward_seconds(self._selection.repeated)
             # reduced outputs are kept
-            return _Repeated(again, full, gathers=self._exposed(self._collectives.forward / 2, again))
+            gathers = self._exposed(self._collectives.forward / 2, matmuls)
+            return _Repeated(matmuls + self._memory_bound.forward, full, gathers=gathers)
         # a fused kernel never keeps the scores, so there is nothing to repeat
-        scores = self._core.forward if self.frame.training.attention == "unfused" else np.zeros_like(full)
+        scores = self._core.forward if frame.training.attention == "unfused" else np.zeros_like(full)
         return _Repeated(scores, full, gathers=np.zeros_like(full))
 
     @cached_property
@@ -430,6 +449,15 @@ class LayerWork:
         freed = tensors.freed_by(modules_apart(frame.training))
         return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner, freed)
 
+    @property
+    def _kept_for_router_loss(self) -> Array:
+        """(N,): probabilities that the loss on routers keeps of each expert, in the format of their logits, whatever is repeated."""
+        frame, ffn = self.frame, self.block.ffn
+        if isinstance(ffn, FeedForward) or not (frame.model.has_router_loss and frame.stack.transformers_layers):
+            return np.zeros_like(frame.tokens)
+        wide = layer_code(frame.model.family, self.block).routing.fp32
+        return np.asarray((BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes) * ffn.experts * frame.tokens)
+
     def _with_routed(self, inner: Array) -> Array:
         """`inner` bytes of gradients between the matmuls of a feed-forward, and those as wide as the hidden state of the tokens
         that experts got: the gradient of their inputs. Where tokens are weighed in fp32, the gradient of what comes back is alive
@@ -466,7 +494,7 @@ class LayerWork:
             chosen = saved.all - saved.freed_by_modules
         elif self._selection is not None:
             chosen = np.minimum(saved.all, boundary + tokens * self._selection.kept_bytes)
-        kept = by_policy(none=saved.all, selective=chosen, full=boundary)
+        kept = by_policy(none=saved.all, selective=chosen, full=boundary) + self._kept_for_router_loss[:, None]
         # on a CPU the heap finds only part of the room where the first forward had these activations
         again = 1.0 if frame.times.node.device.has_own_memory else 1 + frame.times.constants.heap_slack
         repeated = saved.all - chosen

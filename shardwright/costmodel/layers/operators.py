@@ -14,7 +14,7 @@ import numpy as np
 
 from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import OPERANDS, Operator
-from shardwright.specs import BYTES_PER_ELEMENT, Stack, TrainingSpec
+from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, Stack, Trainable, TrainingSpec
 from shardwright.specs.model import (
     Block,
     FeedForward,
@@ -124,16 +124,15 @@ def ffn_matmuls(
     joined: bool = True,
 ) -> list[Matmul]:
     """Return the feed-forward or expert matmuls of this tp rank. Routed tokens spread evenly over the experts of a rank.
-    Gate and up projection of a dense feed-forward are one matmul where they are `joined`, else two."""
+    Gate and up projection of a dense feed-forward or of shared experts are one matmul where they are `joined`, else two."""
     ffn = block.ffn
     if isinstance(ffn, FeedForward):
-        up, down = _feed_forward(ffn.width, ffn.gated, hidden, tokens, tp, 1)
-        widths = [up.n] if joined or not ffn.gated else [down.k, down.k]
-        return [*_of_one_input(tokens, hidden, widths, GATE_UP if ffn.gated else GATE_UP[1:]), down]
+        return _dense_matmuls(ffn.width, ffn.gated, hidden, tokens, tp, joined=joined)
     split = experts or experts_as_the_rest(tp)
     held = ffn.experts / np.asarray(split.ep)
     each = split.copies(tokens, ffn.top_k, tp) / held
-    shared = _feed_forward(ffn.shared_width, ffn.gated, hidden, tokens, tp, 1) if ffn.shared_width else []
+    shared = _dense_matmuls(ffn.shared_width, ffn.gated, hidden, tokens, tp, joined=joined) if ffn.shared_width else []
+    shared = [replace(matmul, after_norm=False) for matmul in shared]  # the router reads the norm's output too
     return [
         Matmul(tokens, hidden, ffn.experts, sensitive=True),
         *(
@@ -150,6 +149,15 @@ def tiled_again(matmuls: list[Matmul], stack: Stack) -> list[Matmul]:
     return matmuls[:-1] if stack.transformers_layers and stack.stops_recompute_early else matmuls
 
 
+def not_run_again(matmuls: Sequence[Matmul], tiles: int) -> list[Matmul]:
+    """Return what a full recompute that stops early leaves out of the matmuls of a dense layer: the last, whose result no gradient
+    reads. A feed-forward in `tiles` keeps their inputs alone, as each is a checkpoint of its own: the rerun stops before the last tile."""
+    if tiles == 1:
+        return list(matmuls[-1:])
+    inside = [matmul for matmul in matmuls if not set(FEED_FORWARD_MODULES).isdisjoint(matmul.modules)]
+    return [replace(matmul, m=np.asarray(matmul.m, dtype=float) / tiles) for matmul in inside]
+
+
 def _of_one_input(tokens: Number, hidden: int, widths: Sequence[Number], modules: tuple[str, ...]) -> list[Matmul]:
     """Return matmuls of so many columns that read the output of one norm: one of all `modules`, or one of each."""
     named = [modules] if len(widths) == 1 else [(module,) for module in modules]
@@ -158,6 +166,12 @@ def _of_one_input(tokens: Number, hidden: int, widths: Sequence[Number], modules
         for width, names in zip(widths, named, strict=True)
     )
     return [first, *(replace(other, shares_input=True) for other in others)]
+
+
+def _dense_matmuls(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, *, joined: bool) -> list[Matmul]:
+    up, down = _feed_forward(width, gated, hidden, tokens, tp, 1)
+    widths = [up.n] if joined or not gated else [down.k, down.k]
+    return [*_of_one_input(tokens, hidden, widths, GATE_UP if gated else GATE_UP[1:]), down]
 
 
 def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Number, groups: Number) -> list[Matmul]:
@@ -241,11 +255,18 @@ def _core_operand_bytes(training: TrainingSpec, inputs: float, output: float) ->
 
 def norm_output_bytes(block: Block, training: TrainingSpec, hidden: int, sequence_split: Number) -> Array:
     """The part of `saved_bytes` per token that norms write and matmuls read."""
-    keeps = training.trainable.keeps_input
-    attention, ffn = keeps(*INPUT_MODULES), keeps(*GATE_UP)
+    attention, ffn = training.trainable.keeps_input(*INPUT_MODULES), keeps_ffn_input(block, training.trainable)
     outputs = attention or ffn if block.parallel and block.norm_count == 1 else attention + ffn
     split = sequence_split if training.software.regathers_inputs else 1
     return np.asarray(written_bytes(training) * outputs * hidden / np.asarray(split))
+
+
+def keeps_ffn_input(block: Block, trainable: Trainable) -> bool:
+    """Whether a gradient reads what the feed-forward is given: of a dense one or of shared experts, or of a router. Routed experts read
+    copies of it."""
+    if isinstance(block.ffn, MixtureOfExperts) and not block.ffn.shared_width:
+        return trainable.trains_layer_weights
+    return trainable.keeps_input(*GATE_UP)
 
 
 def routed_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, experts: ExpertSplit) -> Array:

@@ -47,7 +47,7 @@ def distinct_rows(
         dp_shard=np.where(candidates.ep > 1, candidates.dp_shard, 1),
         microbatches=np.where(paired, candidates.microbatches, fewest),
         stages_per_rank=np.where(paired, candidates.stages_per_rank, one),
-        zero_stage=0 * one,
+        zero_stage=candidates.zero_stage * training.software.hooks_modules,
         offload_optimizer=0 * one,
         offload_gradients=0 * one,
         offload_parameters=0 * one,

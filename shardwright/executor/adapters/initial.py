@@ -14,12 +14,13 @@ from .settings import AdapterSettings
 
 
 class InitialAdapters(Protocol):
-    """Gives the whole A (rank, inputs) and B (outputs, rank) of the linear at a path of the model, in fp32."""
+    """Gives the whole A (rank, inputs) and B (outputs, rank) of the linear at a path of the model, in fp32; of stacked `experts`
+    A (experts rank, inputs) and B (outputs, rank experts), as PEFT has them."""
 
     @property
     def scale(self) -> float: ...
 
-    def of(self, path: str, inputs: int, outputs: int) -> tuple[Tensor, Tensor]: ...
+    def of(self, path: str, inputs: int, outputs: int, experts: int = 1) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,13 @@ class DrawnAdapters:
     def scale(self) -> float:
         return self.settings.scale
 
-    def of(self, path: str, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
-        down = torch.empty(self.settings.rank, inputs, device=self.device)
+    def of(self, path: str, inputs: int, outputs: int, experts: int = 1) -> tuple[Tensor, Tensor]:
+        rows = self.settings.rank * experts
+        down = torch.empty(rows, inputs, device=self.device)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed_of(self.seed, f"{path}.lora_A"))
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
-        return down, torch.zeros(outputs, self.settings.rank, device=self.device)
+        return down, torch.zeros(outputs, rows, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class ReadAdapters:
     def scale(self) -> float:
         return self.settings.scale
 
-    def of(self, path: str, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+    def of(self, path: str, inputs: int, outputs: int, experts: int = 1) -> tuple[Tensor, Tensor]:
         down, up = (tensor.to(self.device, torch.float32, copy=True) for tensor in self.pairs[path])
-        assert (down.shape[1], up.shape[0]) == (inputs, outputs), "the folder was compared with the model"
+        rows = self.settings.rank * experts
+        assert (down.shape, up.shape) == ((rows, inputs), (outputs, rows)), "the folder was compared with the model"
         return down, up

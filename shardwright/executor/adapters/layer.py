@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from shardwright.executor.model import ADAPTER_A, ADAPTER_B, SplitLinear, StackedQueryKeyValue
 from shardwright.specs import Trainable
 
+from .experts import adapted_experts, attach_to_experts
 from .initial import InitialAdapters
 from .peft_names import is_adapter
 
@@ -31,10 +32,11 @@ _FEED_FORWARD: Mapping[str, tuple[str, ...]] = {
 
 
 class LinearSizes(NamedTuple):
-    """`outputs`: of each part that the engine keeps by itself."""
+    """`outputs`: of each part that the engine keeps by itself. `experts`: whose linears lie in one weight."""
 
     inputs: int
     outputs: tuple[int, ...]
+    experts: int = 1
 
 
 def adapted_linears(layer: nn.Module, trainable: Trainable) -> dict[str, nn.Module]:
@@ -65,7 +67,9 @@ def sizes_of(module: nn.Module) -> LinearSizes:
 
 
 def attach_adapters(layer: nn.Module, path: str, trainable: Trainable, initial: InitialAdapters) -> None:
-    """Give the linears of `layer`, whole and at `path` of the model, their adapters. Others stay."""
+    """Give the linears and experts of `layer`, whole and at `path` of the model, their adapters. Others stay."""
+    for inner, module in adapted_experts(layer, trainable).items():
+        attach_to_experts(module, f"{path}.{inner}", trainable, initial)
     for inner, module in adapted_linears(layer, trainable).items():
         sizes = sizes_of(module)
         down, up = initial.of(f"{path}.{inner}", sizes.inputs, sum(sizes.outputs))

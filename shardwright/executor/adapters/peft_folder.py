@@ -15,9 +15,11 @@ from transformers.pytorch_utils import Conv1D
 from shardwright.base import SpecError, read_json, write_whole
 from shardwright.costmodel import PlanFile
 from shardwright.executor.model import Skeleton
+from shardwright.specs import FEED_FORWARD_MODULES, Trainable
 
 from .check import model_adapters
-from .peft_names import engine_adapters, peft_name
+from .experts import expert_weights
+from .peft_names import engine_adapters, expert_weight, peft_name
 from .settings import AdapterSettings
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -25,7 +27,15 @@ _READ = ("peft_type", "r", "lora_alpha", "use_rslora")
 # What says where adapters are, which the tensors say too, and what a training loop reads
 _BESIDE = (
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "lora_dropout"),
+    *(
+        "target_modules",
+        "target_parameters",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "fan_in_fan_out",
+        "lora_dropout",
+    ),
     *("megatron_config", "megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
 )
 _PLAIN: Mapping[str, tuple[object, ...]] = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
@@ -61,8 +71,8 @@ def read_peft_folder(folder: Path, plan_file: PlanFile, skeleton: Skeleton) -> P
         peft_name(path, matrix): shape
         for path, sizes in model_adapters(plan_file, skeleton).items()
         for matrix, shape in (
-            ("lora_A", (settings.rank, sizes.inputs)),
-            ("lora_B", (sum(sizes.outputs), settings.rank)),
+            ("lora_A", (settings.rank * sizes.experts, sizes.inputs)),
+            ("lora_B", (sum(sizes.outputs), settings.rank * sizes.experts)),
         )
     }
     _check_tensors(folder, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted, str(trainable))
@@ -143,16 +153,21 @@ def write_peft_folder(
     tensors: Mapping[str, Tensor],
     settings: AdapterSettings,
     skeleton: Skeleton,
+    trainable: Trainable,
     *,
     base_model: str | None,
 ) -> None:
-    """Write adapters under PEFT's names into `folder`. `base_model`: the folder or name of what they are beside.
+    """Write adapters of `trainable` under PEFT's names into `folder`. `base_model`: the folder or name of what they are beside.
 
     Raises:
         OSError, SafetensorError: the folder cannot be written.
     """
-    paths = list(engine_adapters(tensors))
-    own = [skeleton.model.get_submodule(path) for path in paths]
+    weights = dict(adapted_weight(path, skeleton, trainable) for path in engine_adapters(tensors))
+    parameters = _as_parameters(weights)
+    linears = {
+        name.removesuffix(".weight"): transposed for name, transposed in weights.items() if name not in parameters
+    }
+    named = (name for name, _ in skeleton.model.named_parameters())
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -160,8 +175,9 @@ def write_peft_folder(
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         "use_rslora": settings.rank_stabilised,
-        "target_modules": target_modules(paths, (path for path, _ in skeleton.model.named_modules())),
-        "fan_in_fan_out": all(isinstance(module, Conv1D) for module in own),
+        "target_modules": target_modules(linears, (path for path, _ in skeleton.model.named_modules())),
+        "target_parameters": target_modules(parameters, named) or None,
+        "fan_in_fan_out": bool(linears) and all(linears.values()),
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
@@ -174,8 +190,26 @@ def write_peft_folder(
     write_whole(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
+def adapted_weight(path: str, skeleton: Skeleton, trainable: Trainable) -> tuple[str, bool]:
+    """Return the name of the weight beside the adapters at PEFT's `path`, and whether it holds inputs before outputs."""
+    weights = expert_weights(trainable)
+    experts, weight = expert_weight(path, weights) if weights else (path, "")
+    module = skeleton.model.get_submodule(experts)
+    if weight in module._parameters:
+        return f"{experts}.{weight}", bool(getattr(module, "is_transposed", False))
+    return f"{path}.weight", isinstance(module, Conv1D)
+
+
+def _as_parameters(weights: Iterable[str]) -> list[str]:
+    """Return those of `weights` that PEFT is to find as parameters: stacked experts, and beside them the linears of feed-forwards,
+    whose names PEFT reads as those of experts (peft/utils/transformers_weight_conversion.py, _convert_peft_config_moe)."""
+    stacked = [name for name in weights if not name.endswith(".weight")]
+    beside = [name for name in weights if name.endswith(tuple(f".{linear}.weight" for linear in FEED_FORWARD_MODULES))]
+    return stacked + beside if stacked else []
+
+
 def target_modules(paths: Iterable[str], modules: Iterable[str]) -> list[str]:
-    """Return the shortest endings by which PEFT finds the linears at `paths`, and no other of `modules`."""
+    """Return the shortest endings by which PEFT finds the linears or weights at `paths`, and no other of `modules`."""
     adapted, others = set(paths), [f".{path}" for path in modules]
     found: set[str] = set()
     for path in sorted(adapted):

@@ -22,7 +22,7 @@ _AXES: Mapping[str, TrafficAxis] = {
     "mesh_ring": "cp",
     "mesh_trading": "cp",
     "mesh_ep": "ep",
-    "mesh_etp": "ep",
+    "mesh_etp": "tp",
     "mesh_pp": "pp",
 }
 """The axis of each group by its description, which a device mesh makes of its dimension's name."""

@@ -28,6 +28,7 @@ from .collectives import NAMESPACES, Collective, read_collective
 from .flops import operator_flops
 
 _aten = torch.ops.aten
+_DEVICE, _META = torch.ops.prim.device.default, torch.device("meta")
 _PLAIN = (Tensor, nn.Parameter, FakeTensor)
 _LIKE: Mapping[Any, Any] = {_aten.empty_like.default: torch.empty, _aten.zeros_like.default: torch.zeros}
 _COUNTED = (torch.int32, torch.int64)
@@ -46,6 +47,10 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._regions: list[str] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would wrap each call, so that its compiler, which nothing here uses, leaves it alone
+
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         with self._fake, self, _fused_causal_masks():
@@ -63,6 +68,8 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is _DEVICE and type(args[0]) is FakeTensor:  # more than half of all calls
+            return _META if args[0].fake_mode.in_kernel_invocation else args[0].fake_device
         if any(kind not in _PLAIN for kind in types):
             return NotImplemented  # tensors of several ranks, whose parts come here
         options = dict(kwargs or {})

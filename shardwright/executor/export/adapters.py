@@ -49,7 +49,8 @@ def export_adapters(run_folder: Path, to: Path, *, step: int | None = None, base
         base_model = str(weights)
     tensors = peft_adapters(_read(checkpoint))
     with whole_folder(to) as partial:
-        write_peft_folder(partial, tensors, manifest.adapters, read_skeleton(plan_file), base_model=base_model)
+        skeleton = read_skeleton(plan_file)
+        write_peft_folder(partial, tensors, manifest.adapters, skeleton, trainable, base_model=base_model)
     return checkpoint
 
 

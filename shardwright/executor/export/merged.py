@@ -4,11 +4,17 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor.adapters import engine_adapters, is_adapter, merged_weight, peft_adapters
+from shardwright.executor.adapters import (
+    adapted_weight,
+    engine_adapters,
+    is_adapter,
+    merged_weight,
+    peft_adapters,
+    stacked_pair,
+)
 from shardwright.executor.model import Skeleton, hugging_face_state
 from shardwright.executor.training import Manifest, RunFolder, frozen_content, frozen_from
 from shardwright.executor.weights import Node, Region, StoredTensor, elements, read_pretrained
@@ -43,11 +49,11 @@ def merged_weights(
         peft_adapters({name: elements(tensor) for name, tensor in stored.items() if is_adapter(name)})
     )
     for path, (down, up) in pairs.items():
-        transposed = isinstance(skeleton.model.get_submodule(path), Conv1D)
-        weight = frozen[f"{path}.weight"].to(torch.float32)
-        frozen[f"{path}.weight"] = StoredTensor(
-            _Merged(weight, down, up, manifest.adapters.scale, transposed=transposed)
-        )
+        name, transposed = adapted_weight(path, skeleton, plan_file.training.trainable)
+        weight = frozen[name].to(torch.float32)
+        if weight.dim() == 3:
+            down, up = stacked_pair(down, up, len(weight))
+        frozen[name] = StoredTensor(_Merged(weight, down, up, manifest.adapters.scale, transposed=transposed))
     return frozen | trained
 
 
@@ -59,11 +65,11 @@ class _Merged(Node):
         self._weight, self._down, self._up, self._scale, self._transposed = weight, down, up, scale, transposed
 
     def read(self, region: Region) -> Tensor:
-        outputs, inputs = region[::-1] if self._transposed else region
+        experts, (outputs, inputs) = region[:-2], region[:-3:-1] if self._transposed else region[-2:]
         return merged_weight(
             elements(self._weight, region),
-            self._down[:, inputs],
-            self._up[outputs],
+            self._down[(*experts, slice(None), inputs)],
+            self._up[(*experts, outputs)],
             self._scale,
             transposed=self._transposed,
         )

@@ -6,7 +6,7 @@ from .check_division import check_tensor_parallel, tiny_model
 from .division import LayerDivision
 from .documents import attend_within_documents, check_documents, documents_in_hand, numbered_documents
 from .experts import SpreadRanks, check_experts, experts_paths, spread_experts
-from .fused import SplitLinear, StackedQueryKeyValue, engine_state, hugging_face_state, unfuse
+from .fused import SplitLinear, StackedQueryKeyValue, engine_state, hugging_face_state, stacks_experts, unfuse
 from .hugging_face import DROPOUT_ENDINGS, Skeleton, build_on_meta, lacks_fused_attention, read_config, read_skeleton
 from .initial_weights import materialise, materialise_buffers, seed_of
 from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks, Move
@@ -66,6 +66,7 @@ __all__ = [
     "seed_of",
     "set_attention",
     "spread_experts",
+    "stacks_experts",
     "tiny_model",
     "unfuse",
     "unpacked_sequences",

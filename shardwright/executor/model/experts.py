@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import Placement
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
@@ -21,7 +22,7 @@ from .fused import stacks_experts
 from .hugging_face import Skeleton
 from .moves import MeshRanks
 from .rules import layer_division
-from .tensor_parallel import compute_with, in_shape
+from .tensor_parallel import ADAPTER_A, ADAPTER_B, compute_with, in_shape
 
 _ARGUMENTS = 3
 """Of experts: hidden states (tokens, hidden), the experts of each token, and their weights, (tokens, top-k) each."""
@@ -82,8 +83,14 @@ def experts_paths(layer: nn.Module) -> list[str]:
     ]
 
 
-_PLACEMENTS = (Shard(0), Shard(2))
-"""Of (experts, 2, width, hidden) and (experts, hidden, width) over ep, and over ranks that share the columns of an expert."""
+def _placements(name: str, parameter: Tensor, mesh: DeviceMesh) -> list[Placement]:
+    """Return where experts are cut over ep, and over ranks that share the columns of an expert: (experts, 2, width, hidden) and
+    (experts, hidden, width), and in their adapters what is as wide."""
+    shared: Placement = Shard(2)
+    if name.startswith((ADAPTER_A, ADAPTER_B)):
+        beside = parameter.dim() == 4 or (name.startswith(ADAPTER_A) and name.endswith("down_proj"))
+        shared = Shard(2) if beside else Replicate()
+    return [Shard(0), shared][: mesh.ndim]
 
 
 class SpreadRanks(NamedTuple):
@@ -107,7 +114,8 @@ def spread_experts(module: nn.Module, ranks: SpreadRanks) -> None:
     Ranks that share the columns of an expert get the same tokens, and return partial sums. Where several ranks hold the same tokens, the output is that of this rank's share of them, and zero elsewhere.
     """
     for name, parameter in list(module.named_parameters(recurse=False)):
-        part = distribute_tensor(parameter.detach(), ranks.mesh, _PLACEMENTS[: ranks.mesh.ndim], src_data_rank=None)
+        placements = _placements(name, parameter, ranks.mesh)
+        part = distribute_tensor(parameter.detach(), ranks.mesh, placements, src_data_rank=None)
         module.register_parameter(name, nn.Parameter(part, requires_grad=parameter.requires_grad))
     own: Any = module
     own.num_experts //= ranks.experts.size
@@ -120,7 +128,9 @@ def spread_experts(module: nn.Module, ranks: SpreadRanks) -> None:
 
     def local(name: str, parameter: Tensor) -> Tensor:
         assert isinstance(parameter, DTensor)
-        part = parameter.to_local()
+        # what ranks that share an expert hold whole gets a part of its gradient from the columns of each
+        sums: list[Placement] = [Partial() if own.is_replicate() else own for own in parameter.placements]
+        part = parameter.to_local(grad_placements=sums)
         scaled: Tensor = _ScaledGradient.apply(part, ranks.gradient_factor)  # type: ignore[no-untyped-call]  # torch's
         return in_shape(name, scaled)
 
@@ -148,7 +158,8 @@ def _exchanged(
     done = _compute(arrived, received, compute, module)
     returned: Tensor = _Uneven.apply(done, back, out, experts)  # type: ignore[no-untyped-call]  # torch's
     weighted = returned * weights[first:last].flatten()[order, None]
-    return torch.zeros_like(hidden).index_add(0, tokens, weighted.to(hidden.dtype))
+    summed: Tensor = _Summed.apply(weighted.to(hidden.dtype), tokens, len(hidden))  # type: ignore[no-untyped-call]  # torch's
+    return summed
 
 
 def _count(module: Any) -> int:
@@ -178,6 +189,20 @@ class _Uneven(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
         out, back = ctx.splits
         return ctx.ranks.exchange(gradients[0], back, out), None, None, None
+
+
+class _Summed(torch.autograd.Function):
+    """Sums rows by the token that each belongs to. torch's own `index_add` keeps the rows for its backward pass, for their shape alone."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, tokens: Tensor, count: int) -> Tensor:
+        ctx.save_for_backward(tokens)
+        return rows.new_zeros(count, rows.shape[1]).index_add_(0, tokens, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        (tokens,) = ctx.saved_tensors
+        return gradients[0][tokens], None, None
 
 
 class _ScaledGradient(torch.autograd.Function):

@@ -31,7 +31,8 @@ _LINEAR_HEAD_COUNTS = ("num_k_heads", "num_v_heads", "key_dim", "value_dim", "co
 """Attributes of attention that count heads, or columns of heads, of this rank."""
 
 ADAPTER_A, ADAPTER_B = "lora_A", "lora_B"
-"""Parameters of a linear's adapter: A (rank, inputs), and B (outputs, rank) or its parts, whose names begin so."""
+"""Parameters of a linear's adapter: A (rank, inputs), and B (outputs, rank) or its parts, whose names begin so. Of stacked experts
+both names end in the name of the weight."""
 
 
 def divide_layer(
@@ -124,7 +125,7 @@ def _divide_parameters(module: nn.Module, path: str, region: Region, ranks: Rank
         if region.roles.get(f"{path}.{name}") == "once" or (name == "bias" and role in ("row", "row_sliced"))
     }
     if placements := _own_placements(module, path, region):
-        of_parts = {name for name in placements if role == "by_head" or _sums_adapter(name, role)}
+        of_parts = {name for name in placements if role == "by_head" or _sums_adapter(name, _adapter_role(name, role))}
         _run_locally(module, placements, added_once, ranks, of_parts=of_parts)
     return True
 
@@ -132,9 +133,16 @@ def _divide_parameters(module: nn.Module, path: str, region: Region, ranks: Rank
 def _sums_adapter(name: str, role: Role | None) -> bool:
     """Whether every rank holds this matrix of an adapter and computes with its part: A before divided outputs, B behind divided
     inputs, whose product is part of the sum that the linear's output is."""
-    if name == ADAPTER_A:
+    if name.startswith(ADAPTER_A):
         return role in ("column", "column_gathered")
     return name.startswith(ADAPTER_B) and role in ("row", "row_sliced")
+
+
+def _adapter_role(name: str, role: Role | None) -> Role | None:
+    """Return the role of a parameter, `role`, or that of the linears which an adapter of stacked experts is beside."""
+    if role != "experts" or not name.startswith((ADAPTER_A, ADAPTER_B)):
+        return role
+    return "row" if name.endswith("down_proj") else "column"
 
 
 def _role(path: str, region: Region) -> Role | None:
@@ -160,10 +168,11 @@ def placements_of(layer: nn.Module, division: LayerDivision) -> dict[str, Placem
 
 def _placement(module: nn.Module, name: str, parameter: Tensor, role: Role | None) -> Placement:
     """Return where tp cuts a parameter. Linears hold (out, in), transformers' `Conv1D` (in, out)."""
-    if name == ADAPTER_A or name.startswith(ADAPTER_B):
+    if name.startswith((ADAPTER_A, ADAPTER_B)):
+        role = _adapter_role(name, role)
         columns, rows = role in ("column", "column_gathered"), role in ("row", "row_sliced")
-        if name == ADAPTER_A:
-            return Shard(1) if rows else Replicate()
+        if name.startswith(ADAPTER_A):
+            return Shard(parameter.dim() - 1) if rows else Replicate()
         return Shard(parameter.dim() - 2) if columns else Replicate()
     if role in ("column", "column_gathered"):
         if isinstance(module, nn.Conv1d):

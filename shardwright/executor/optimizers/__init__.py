@@ -1,10 +1,10 @@
-"""Optimizers beside AdamW and plain SGD on this rank's shards: elementwise ones of packages, and methods that need whole matrices.
+"""Updates of this rank's shards: by torch's elementwise optimizers, by those of packages, and by methods that need whole matrices.
 
 Whole matrices are put together on one rank each, which updates them, and their updates are taken apart again.
 """
 
 from .checks import check_optimizer
-from .local import LocalShards
+from .local import LocalShards, on_local_tensors
 from .whole import WholeMatrices, matrices_of
 
-__all__ = ["LocalShards", "WholeMatrices", "check_optimizer", "matrices_of"]
+__all__ = ["LocalShards", "WholeMatrices", "check_optimizer", "matrices_of", "on_local_tensors"]

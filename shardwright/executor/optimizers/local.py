@@ -1,6 +1,8 @@
-"""Elementwise optimizers of packages on this rank's own elements, as plain tensors: no rank needs another one for them."""
+"""Elementwise optimizers on this rank's own elements, as plain tensors: no rank needs another one for them."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +12,39 @@ from torch.distributed.tensor import DTensor
 from shardwright.specs import Optimizer
 
 from .packages import adamw_8bit, in_fp32, lion, take_over
+
+
+@contextmanager
+def on_local_tensors(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let an elementwise optimizer of torch update this rank's shards as plain tensors; its state is made of DTensors again afterwards.
+
+    On DTensors, torch derives for each operator and parameter how the result is sharded: half of a small plan's first step, to no effect here.
+    """
+    groups, state = [group["params"] for group in optimizer.param_groups], optimizer.state
+    own = {parameter: _with_gradient(parameter) for parameters in groups for parameter in parameters}
+    optimizer.state = defaultdict(dict)
+    for parameter, kept in state.items():
+        optimizer.state[own[parameter]] = {name: _local(value) for name, value in kept.items()}
+    for group, parameters in zip(optimizer.param_groups, groups, strict=True):
+        group["params"] = [own[parameter] for parameter in parameters]
+    try:
+        yield
+    finally:
+        for group, parameters in zip(optimizer.param_groups, groups, strict=True):
+            group["params"] = parameters
+        updated, optimizer.state = optimizer.state, state
+        for parameter, local in own.items():
+            for name, value in updated.get(local, {}).items():
+                state[parameter].setdefault(name, _like(parameter, value))
+
+
+def _with_gradient(parameter: nn.Parameter) -> Tensor:
+    """Return this rank's shard of a parameter, with that of its gradient."""
+    local, gradient = _local(parameter), parameter.grad
+    if isinstance(parameter, DTensor) and isinstance(gradient, DTensor):
+        gradient = gradient.redistribute(placements=parameter.placements)
+    local.grad = None if gradient is None else _local(gradient)
+    return local
 
 
 class LocalShards:

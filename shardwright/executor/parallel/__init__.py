@@ -5,10 +5,11 @@ from .chunked_loss import check_loss_chunks
 from .compiled import check_compile, compiles
 from .engine import Engine, build_engine
 from .loss import IGNORED_LABEL, LOSS, LossFunction
-from .precision import SMALLEST_SCALE, LossScale
+from .precision import COMPUTE_DTYPES, SMALLEST_SCALE, LossScale
 from .split_backward import check_split_backward
 
 __all__ = [
+    "COMPUTE_DTYPES",
     "IGNORED_LABEL",
     "LOSS",
     "SMALLEST_SCALE",

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
-from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters
+from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters, check_quantised_device
 from shardwright.executor.context import see_whole_sequence
 from shardwright.executor.low_precision import Scaling, check_linear_precision
 from shardwright.executor.model import MeshRanks, Skeleton, StageModule, attend_within_documents, read_skeleton
@@ -260,6 +260,7 @@ def build_engine(
         torch.cuda.set_device(device)
     check_precision(plan_file.training.precision, device)
     check_linear_precision(plan_file.training.precision, device)
+    check_quantised_device(plan_file.training.trainable, device)
     trainable = plan_file.training.trainable
     if adapters is None and trainable.has_adapters:
         adapters = DrawnAdapters(AdapterSettings(rank=trainable.rank, alpha=trainable.rank), seed, device)

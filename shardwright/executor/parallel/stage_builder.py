@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.costmodel import PlanFile
-from shardwright.executor.adapters import InitialAdapters, attach_adapters, freeze, trains_path
+from shardwright.executor.adapters import InitialAdapters, attach_adapters, freeze, quantise, trains_path
 from shardwright.executor.low_precision import Scaling, scales_layer
 from shardwright.executor.model import (
     GATHER_SEQUENCE,
@@ -84,13 +84,15 @@ class StageBuilder:
             self._materialise(layer, path)
             unfuse(layer, self.skeleton.config)
             self._freeze(layer, path)
-            self._spread_experts(layer)
+            if trainable.base == "nf4":
+                quantise(layer)
             if self.scaling is not None and scales_layer(
                 index, plan.layer_count, self.plan_file.training.high_precision_layers
             ):
                 self.scaling.over(layer)
             if self.adapters is not None:
                 attach_adapters(layer, path, trainable, self.adapters)
+            self._spread_experts(layer)
             repetition = Repetition.of(self.plan_file.training, strategy.recompute)
             self._divide_layer(layer, repetition)
             repetition.around(layer)

@@ -58,7 +58,8 @@ def sums_of(logits: Sequence[Tensor], top_k: int) -> Tensor:
     sums = []
     for own in logits:
         probabilities = own.softmax(dim=-1)
-        chosen = torch.bincount(probabilities.topk(top_k, dim=-1).indices.flatten(), minlength=own.shape[-1])
+        # of what has a gradient, autograd would keep the choices
+        chosen = torch.bincount(probabilities.detach().topk(top_k, dim=-1).indices.flatten(), minlength=own.shape[-1])
         sums.append(torch.stack([chosen.to(SUMS), probabilities.float().sum(0).to(SUMS)]))
     return torch.stack(sums).sum(0)
 

@@ -3,7 +3,7 @@
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
-from shardwright.executor.adapters import check_adapters
+from shardwright.executor.adapters import check_adapters, check_quantised
 from shardwright.executor.context import check_context
 from shardwright.executor.model import check_documents, check_experts, check_tensor_parallel, read_skeleton
 from shardwright.executor.optimizers import check_optimizer
@@ -34,5 +34,6 @@ def check_plan(plan_file: PlanFile) -> None:
     check_recompute(plan_file, skeleton)
     check_documents(plan_file, skeleton)
     check_adapters(plan_file, skeleton)
+    check_quantised(plan_file, skeleton)
     check_optimizer(plan_file)
     check_router_loss(plan_file, skeleton)

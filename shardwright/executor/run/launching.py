@@ -12,6 +12,7 @@ from shardwright.base import units as readable
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.costmodel.phases import Phase, PhasesFile, Span, is_phases_file, read_phases_file
 from shardwright.executor import RunOptions, check_can_run
+from shardwright.executor.adapters import check_quantised_device
 from shardwright.executor.data import Begins, new_tokens_go_with_a_mistake, open_held_back, open_plan_batches
 from shardwright.executor.loop import check_event_files, check_router_bias, check_wandb
 from shardwright.executor.low_precision import check_linear_precision
@@ -299,6 +300,7 @@ def _check_plan(plan_file: PlanFile, options: RunOptions) -> None:
     check_plan(plan_file)
     check_compile(plan, options.compile, pick_device(plan_file))
     check_linear_precision(plan_file.training.precision, pick_device(plan_file))
+    check_quantised_device(plan_file.training.trainable, pick_device(plan_file))
 
 
 def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:

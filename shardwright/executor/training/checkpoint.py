@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor.adapters import is_adapter
+from shardwright.executor.adapters import is_adapter, packed_when_read
 from shardwright.executor.offload import Contents
 from shardwright.executor.replicas import Agreement
 from shardwright.executor.weights import Pretrained, StoredReader
@@ -237,8 +237,10 @@ def load_checkpoint(
     return manifest
 
 
-def load_pretrained(pretrained: Pretrained, trainee: Trainee) -> None:
+def load_pretrained(pretrained: Pretrained, trainee: Trainee, *, frozen_dtype: torch.dtype = torch.float32) -> None:
     """Read the parameters, but for adapters, and buffers of this rank's shards. Other elements are not read. Every rank calls this.
+
+    Weights that lie in bytes are packed of what is read, in `frozen_dtype`.
 
     Raises:
         SpecError: a file cannot be read.
@@ -249,7 +251,10 @@ def load_pretrained(pretrained: Pretrained, trainee: Trainee) -> None:
         for name, tensor in tensors_of(trainee, contents, frozen=True).items()
         if name.startswith(MODEL_PREFIX) and not is_adapter(name)
     }
-    stored = pretrained.for_engine({name: tensor.shape for name, tensor in wanted.items()})
+    in_bytes = [name for name, tensor in wanted.items() if tensor.dtype == torch.uint8]
+    shapes = {name: tensor.shape for name, tensor in wanted.items()}
+    stored = pretrained.for_engine(shapes | {name: pretrained.tensors[name].shape for name in in_bytes})
+    stored |= {name: packed_when_read(stored[name], frozen_dtype) for name in in_bytes}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each rank reads by itself

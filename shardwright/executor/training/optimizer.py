@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.executor import RunOptions
 from shardwright.executor.offload import OffloadEngine, UpdateRule
-from shardwright.executor.optimizers import LocalShards, WholeMatrices, matrices_of
+from shardwright.executor.optimizers import LocalShards, WholeMatrices, matrices_of, on_local_tensors
 from shardwright.specs import Optimizer
 
 
@@ -107,7 +107,8 @@ class HostedOptimizer:
         if self.offload is not None:
             self.offload.step()
         if self.on_device is not None:
-            self.on_device.step()
+            with on_local_tensors(self.on_device):
+                self.on_device.step()
         if self.special is not None:
             with torch.no_grad():
                 self.special.step(self._learning_rate)
@@ -139,7 +140,8 @@ class HostedOptimizer:
             group["lr"] = 0.0
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter)
-        self.on_device.step()
+        with on_local_tensors(self.on_device):
+            self.on_device.step()
         self.on_device.zero_grad(set_to_none=True)
         for group, rate in zip(self.on_device.param_groups, rates, strict=True):
             group["lr"] = rate

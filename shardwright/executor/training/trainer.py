@@ -29,7 +29,7 @@ from shardwright.executor.loop import (
     learning_rate_at,
 )
 from shardwright.executor.model import read_skeleton
-from shardwright.executor.parallel import SMALLEST_SCALE, Engine, build_engine, compiles
+from shardwright.executor.parallel import COMPUTE_DTYPES, SMALLEST_SCALE, Engine, build_engine, compiles
 from shardwright.executor.ranks import Watch
 from shardwright.executor.weights import read_pretrained
 from shardwright.specs import Measurement, StepRecord, read_measurement
@@ -271,7 +271,8 @@ class Trainer:
             return
         with self._memory.paused():  # pages of the files that are mapped count as resident
             pretrained = read_pretrained(folder, self._plan_file, read_skeleton(self._plan_file))
-            load_pretrained(pretrained, self._trainee)
+            dtype = COMPUTE_DTYPES[self._plan_file.training.precision.compute]
+            load_pretrained(pretrained, self._trainee, frozen_dtype=dtype)
             del pretrained
         self._tell(f"starting from the weights in {folder}")
 

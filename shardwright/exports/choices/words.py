@@ -10,6 +10,8 @@ def in_words(field: str, value: Any) -> str:
     """A choice and its value, as messages name them: `schedule zb-v`, `stages of 8, 8, 7 layers`, `recompute full in 8 layers, none in 24`."""
     if field == "stage_layers":
         return f"stages of {_shortened([str(part) for part in value])} layers"
+    if field == "recompute_modules" and value:
+        return f"{field} {'+'.join(value)}"
     if isinstance(value, tuple):
         runs = [(kind, len(list(same))) for kind, same in groupby(value)]
         if len(runs) == 1:

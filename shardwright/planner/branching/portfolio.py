@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import numpy as np
 
-from shardwright.base import SpecError
+from shardwright.base import Array, SpecError
 from shardwright.costmodel import one_microbatch
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.planner.space import (
     NEAR_THE_BEST,
     OTHER_ORDERS_TRIED,
+    UNSTATED_TRIED,
     Fixed,
+    Space,
     enumerate_space,
     in_other_order,
     may_change_order,
@@ -23,6 +25,12 @@ from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .branch_and_bound import BranchAndBound, Progress
+
+OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
+"""What of an entry may be off the device."""
+
+# This limits work, not time, so that repeated runs find the same plan.
+_MOST_UNSTATED_SOLVED = 12
 
 
 class Variant(NamedTuple):
@@ -43,11 +51,19 @@ class Found(NamedTuple):
 class Portfolio:
     """Searches over one space, simplest variant first. They are run in the order of their lowest bounds.
 
-    Another order of the axes over the machine is a variant too, the last.
+    Another order of the axes over the machine is a variant too, the last. `further` variants were searched in part, and no bound
+    holds for them.
     """
 
+    given: TrainingSpec
     variants: list[Variant]
     best: Found | None = None
+    further: list[Variant] = field(default_factory=list)
+
+    @property
+    def every(self) -> list[Variant]:
+        """All variants, the further ones last."""
+        return [*self.variants, *self.further]
 
     @classmethod
     def start(
@@ -68,7 +84,8 @@ class Portfolio:
         if not any(len(own) for _, own in spaces):
             raise SpecError(one_microbatch(trainings[-1]))
         return cls(
-            [Variant(each, BranchAndBound.over(own, model, each, times_of(each))) for each, own in spaces if len(own)]
+            trainings[0],
+            [Variant(each, BranchAndBound.over(own, model, each, times_of(each))) for each, own in spaces if len(own)],
         )
 
     def run(self, time_limit_seconds: float, progress: Progress | None = None) -> None:
@@ -88,19 +105,45 @@ class Portfolio:
         if len(near):
             space = in_other_order(run.space, np.sort(near))
             variant = Variant(training, BranchAndBound.over(space, model, training, run.times))
-            self.variants.append(variant)
-            self._run(variant, time.perf_counter() + time_limit_seconds, None)
+            (self.further if self.best.variant in self.further else self.variants).append(variant)
+            self._run(variant, time.perf_counter() + time_limit_seconds)
 
-    def _run(self, variant: Variant, deadline: float, progress: Progress | None) -> None:
+    def run_unstated(
+        self,
+        model: ModelSpec,
+        trainings: list[TrainingSpec],
+        times_of: Callable[[TrainingSpec], OpTimes],
+        time_limit_seconds: float,
+    ) -> None:
+        """Search a few entries of the best variant with each of `trainings`, which change what nobody stated: the entries of the
+        lowest bounds, and data parallelism alone, which may not fit without such a change. Of each only so many are solved."""
+        if self.best is None or not self.complete or not trainings:
+            return
+        deadline, run = time.perf_counter() + time_limit_seconds, self.best.variant.run
+        near = run.entries.lowest_below(NEAR_THE_BEST * self.best.solved.step_seconds, UNSTATED_TRIED)
+        space = run.space.only(np.union1d(near, np.flatnonzero(_data_parallel_alone(run.space))))
+        for training in trainings:
+            variant = Variant(training, BranchAndBound.over(space, model, training, times_of(training)))
+            self.further.append(variant)
+            self._run(variant, deadline, most_tried=_MOST_UNSTATED_SOLVED)
+
+    def _run(
+        self,
+        variant: Variant,
+        deadline: float,
+        progress: Progress | None = None,
+        most_tried: float = np.inf,
+    ) -> None:
         run = variant.run
         run.ceiling = np.inf if self.best is None else self.best.solved.step_seconds
-        run.run(deadline - time.perf_counter(), progress)
+        run.run(deadline - time.perf_counter(), progress, most_tried=most_tried)
         if run.best is not None:
             self.best = Found(variant, run.best)
 
     def bound_seconds(self) -> float:
-        """Lower bound on every plan of every variant, in seconds."""
-        return min(variant.run.bound_seconds() for variant in self.variants)
+        """Lower bound on every plan of every variant but the further ones, in seconds."""
+        best = np.inf if self.best is None else self.best.solved.step_seconds
+        return min(best, *(variant.run.bound_seconds() for variant in self.variants))
 
     @property
     def complete(self) -> bool:
@@ -108,7 +151,7 @@ class Portfolio:
 
     @property
     def solved(self) -> int:
-        return sum(variant.run.solved for variant in self.variants)
+        return sum(variant.run.solved for variant in self.every)
 
     def fastest_among(self, variants: list[Variant], most_solved: float) -> Found | None:
         """Return the best plan that is found among some variants alone by solving `most_solved` entries of each."""
@@ -118,3 +161,9 @@ class Portfolio:
             run.run(most_solved=most_solved)
             best = best if run.best is None else Found(variant, run.best)
         return best
+
+
+def _data_parallel_alone(space: Space) -> Array:
+    """(N,): the entries without other axes than data parallelism, and with everything on the device."""
+    alone = [space.column(name) == 1 for name in ("pp", "cp", "tp")]
+    return np.asarray(np.all([*alone, *(space.column(name) == 0 for name in OFFLOADS)], axis=0))

@@ -29,12 +29,14 @@ class AsGiven:
 
 @dataclass(frozen=True)
 class TradeOff:
-    """A plan that is better than the chosen one in some way: `names` says in which; `free_bytes` of the usable memory stay free."""
+    """A plan that is better than the chosen one in some way: `names` says in which; `free_bytes` of the usable memory stay free.
+    `training`: its training spec."""
 
     names: tuple[str, ...]
     plan: Plan
     estimate: Estimate
     free_bytes: float
+    training: TrainingSpec
 
 
 @dataclass(frozen=True)

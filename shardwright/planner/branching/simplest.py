@@ -6,21 +6,19 @@ splits the backward; embedding and head on one rank each; the training spec as g
 usual order of the axes; nothing recomputed. Of equally simple plans the fastest counts.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from shardwright.base import Array, IntArray
-from shardwright.planner.space import Space
+from shardwright.planner.space import Space, changed
 from shardwright.specs import POLICIES
 
 from .branch_and_bound import BranchAndBound
 from .open_entries import OpenEntries
-from .portfolio import Found, Portfolio
+from .portfolio import OFFLOADS, Found, Portfolio, Variant
 
 _AXES = ("pp", "cp", "tp")
-_OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
 _NOTHING = POLICIES.index("none")
 # What is off the device depends on the host's memory, cores and links, which are assumed where nobody stated them.
 _AXES_OF_AN_OFFLOAD = 2
@@ -44,20 +42,24 @@ def simplest(
     assert portfolio.best is not None
     best, shares = portfolio.best, (tolerance, tolerance if of_other_axes is None else of_other_axes)
     own = int(_kinds(best.variant.run.space)[best.solved.entry])
-    near = [_near(variant.run, best.solved.step_seconds * (1 + max(shares)), own) for variant in portfolio.variants]
+    near = [_near(variant.run, best.solved.step_seconds * (1 + max(shares)), own) for variant in portfolio.every]
     for kind in sorted({kind for kinds in near for kind in kinds}):
         most = best.solved.step_seconds * (1 + shares[_axes(kind) < _axes(own)])
-        for variant, kinds in zip(portfolio.variants, near, strict=True):
+        open_entries: dict[int, list[tuple[Variant, IntArray]]] = {}
+        for variant, kinds in zip(portfolio.every, near, strict=True):
             run, alike = variant.run, kinds.get(kind, np.zeros(0, dtype=np.int64))
             if most_looked_at is not None:
                 alike = alike[np.argsort(run.entries.bounds[alike], kind="stable")][:most_looked_at]
                 most_looked_at -= len(alike)
             run.entries.sharpen(alike, most * (1 + _ROUNDING))
             alike = np.sort(alike[run.entries.bounds[alike] <= most])
-            for search in _searches(run, alike, most) if len(alike) else ():
-                search.run(most_solved=_MOST_SOLVED)
-                if search.best is not None:
-                    return Found(variant, search.best)
+            if len(alike):
+                open_entries.setdefault(_changes(portfolio, variant), []).append((variant, alike))
+        for changes in sorted(open_entries):
+            for recompute in (False, True):
+                found = _fastest(open_entries[changes], most, recompute=recompute)
+                if found is not None:
+                    return found
     return best
 
 
@@ -69,11 +71,10 @@ def _near(run: BranchAndBound, most: float, own: int) -> dict[int, IntArray]:
 
 
 def complexity(portfolio: Portfolio, found: Found) -> tuple[int, int, bool]:
-    """Return a plan's place in the order of simplicity: its kind, its variant, and whether it recomputes anything or has
+    """Return a plan's place in the order of simplicity: its kind, how many changes its training spec has, and whether it recomputes anything or has
     activations on the host."""
     recomputes = bool(np.delete(found.solved.mix.sum(axis=(0, 1)), _NOTHING).any())
-    variant = next(place for place, each in enumerate(portfolio.variants) if each is found.variant)
-    return int(_kinds(found.variant.run.space)[found.solved.entry]), variant, recomputes
+    return int(_kinds(found.variant.run.space)[found.solved.entry]), _changes(portfolio, found.variant), recomputes
 
 
 def _kinds(space: Space) -> IntArray:
@@ -82,11 +83,11 @@ def _kinds(space: Space) -> IntArray:
     axes = sum(((space.column(name) > 1).astype(np.int64) for name in _AXES), 1 * replicated_shards)
     stages = np.where(space.column("pp") > 1, space.stages_per_rank, 0)
     pipeline = np.where(space.splits, _SPLITS, np.minimum(stages, _SPLITS - 1))
-    offloads = sum((space.column(name) > 0).astype(np.int64) for name in _OFFLOADS)
+    offloads = sum((space.column(name) > 0).astype(np.int64) for name in OFFLOADS)
     if space.fixed.approximate:  # which costs quality: more than any axis
-        most = len(_AXES) + 2 + _AXES_OF_AN_OFFLOAD * len(_OFFLOADS)
+        most = len(_AXES) + 2 + _AXES_OF_AN_OFFLOAD * len(OFFLOADS)
         axes = axes + most * space.base.approximates[space.base_index]
-    placed = (axes + _AXES_OF_AN_OFFLOAD * offloads) * (len(_OFFLOADS) + 1) + offloads
+    placed = (axes + _AXES_OF_AN_OFFLOAD * offloads) * (len(OFFLOADS) + 1) + offloads
     return np.asarray((placed * (_SPLITS + 1) + pipeline) * 2 + space.spread)
 
 
@@ -96,13 +97,31 @@ def _axes(kind: int) -> tuple[int, bool]:
     return placed, pipeline > 0
 
 
-def _searches(run: BranchAndBound, entries: IntArray, most: float) -> Iterator[BranchAndBound]:
-    """Yield searches over `entries` for plans within `most` seconds: without recompute, then with it."""
+def _changes(portfolio: Portfolio, variant: Variant) -> int:
+    """How many things a variant has otherwise than given, another order of the axes among them."""
+    return len(changed(variant.training, portfolio.given)) + bool(variant.run.space.base.order.any())
+
+
+def _fastest(of_variants: list[tuple[Variant, IntArray]], most: float, *, recompute: bool) -> Found | None:
+    """Return the fastest plan within `most` seconds among some entries of each variant: without recompute, or with any."""
+    best: Found | None = None
+    for variant, entries in of_variants:
+        search = _search(variant.run, entries, most if best is None else best.solved.step_seconds, recompute=recompute)
+        if search is not None:
+            search.run(most_solved=_MOST_SOLVED)
+            best = best if search.best is None else Found(variant, search.best)
+    return best
+
+
+def _search(run: BranchAndBound, entries: IntArray, most: float, *, recompute: bool) -> BranchAndBound | None:
+    """Return a search over `entries` for plans within `most` seconds; None without `recompute` where some is asked for."""
     among: Array = np.zeros(len(run.space), dtype=bool)
     among[entries] = True
-    if _NOTHING in run.solver.allowed and run.solver.given is None:
-        solver = replace(run.solver, allowed=[_NOTHING])
-        bounds, quick = run.entries.bounds.copy(), run.entries.quick.copy()
-        entries_alone = OpenEntries(solver, bounds, quick, np.isinf(bounds), among)
-        yield BranchAndBound(solver, entries_alone, run.times, ceiling=most)
-    yield BranchAndBound(run.solver, run.entries.among(among), run.times, ceiling=most)
+    if recompute:
+        return BranchAndBound(run.solver, run.entries.among(among), run.times, ceiling=most)
+    if _NOTHING not in run.solver.allowed or run.solver.given is not None:
+        return None
+    solver = replace(run.solver, allowed=[_NOTHING])
+    bounds, quick = run.entries.bounds.copy(), run.entries.quick.copy()
+    entries_alone = OpenEntries(solver, bounds, quick, np.isinf(bounds), among)
+    return BranchAndBound(solver, entries_alone, run.times, ceiling=most)

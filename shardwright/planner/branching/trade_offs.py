@@ -3,6 +3,7 @@
 It holds the fastest plan, the simplest within 10% of it, and the one within 10% that leaves most memory free.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from shardwright.costmodel.tables import usable_bytes
 from shardwright.planner.bounds import lower_bounds
 from shardwright.planner.space import BY_CHUNK
 from shardwright.planner.stages import EntrySolver, Solved, plan_of
-from shardwright.specs import ClusterSpec
+from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
 from .branch_and_bound import BranchAndBound
@@ -33,10 +34,17 @@ _MORE_FREE = 0.02
 _LESS_TIME = 0.0005
 
 
-def trade_offs(portfolio: Portfolio, chosen: Found, model: ModelSpec, cluster: ClusterSpec) -> tuple[TradeOff, ...]:
+def trade_offs(
+    portfolio: Portfolio,
+    chosen: Found,
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training_of: Callable[[Found], TrainingSpec],
+) -> tuple[TradeOff, ...]:
     """Return the list for a finished `portfolio`, without the plan that was `chosen` and what it is as good as in every way.
 
-    The plan that leaves most memory free is looked for with the training spec of the chosen one.
+    The plan that leaves most memory free is looked for with the training spec of the chosen one. `training_of` gives the training
+    spec of a plan.
     """
     assert portfolio.best is not None
     within = f"within {WITHIN:.0%}"
@@ -47,13 +55,17 @@ def trade_offs(portfolio: Portfolio, chosen: Found, model: ModelSpec, cluster: C
         f"simplest {within}": simplest(portfolio, WITHIN, most_looked_at=_MOST_LOOKED_AT),
         f"most free memory {within}": None if roomiest is None else Found(chosen.variant, roomiest),
     }
-    mine = _rated(portfolio, (), chosen, model, cluster)
+
+    def rated_as(names: tuple[str, ...], found: Found) -> _Rated:
+        return _rated(portfolio, names, found, model, cluster, training_of(found))
+
+    mine = rated_as((), chosen)
     found: list[_Rated] = []
     for (name, other), better in zip(named.items(), (_Rated.faster, _Rated.simpler, _Rated.freer), strict=True):
-        rated = None if other is None else _rated(portfolio, (name,), other, model, cluster)
+        rated = None if other is None else rated_as((name,), other)
         if rated is None or not better(rated, mine):
             continue
-        same = [place for place, other in enumerate(found) if other.shown.plan == rated.shown.plan]
+        same = [place for place, other in enumerate(found) if other.is_as(rated)]
         if same:
             found[same[0]] = found[same[0]].also(name)
         else:
@@ -74,6 +86,9 @@ class _Rated:
     def also(self, name: str) -> "_Rated":
         return replace(self, shown=replace(self.shown, names=(*self.shown.names, name)))
 
+    def is_as(self, other: "_Rated") -> bool:
+        return (self.shown.plan, self.shown.training) == (other.shown.plan, other.shown.training)
+
     def faster(self, other: "_Rated") -> bool:
         return self.shown.estimate.step_seconds < other.shown.estimate.step_seconds * (1 - _LESS_TIME)
 
@@ -89,14 +104,19 @@ class _Rated:
 
 
 def _rated(
-    portfolio: Portfolio, names: tuple[str, ...], found: Found, model: ModelSpec, cluster: ClusterSpec
+    portfolio: Portfolio,
+    names: tuple[str, ...],
+    found: Found,
+    model: ModelSpec,
+    cluster: ClusterSpec,
+    training: TrainingSpec,
 ) -> _Rated:
-    run, training = found.variant.run, found.variant.training
+    run = found.variant.run
     plan = plan_of(found.solved, run.space, model)
     estimate = run.estimate(model, cluster, training, plan)
     usable = usable_bytes(cluster.node.device, run.times.constants)
     free = usable - estimate.peak_memory_bytes
-    return _Rated(TradeOff(names, plan, estimate, free), complexity(portfolio, found), usable)
+    return _Rated(TradeOff(names, plan, estimate, free, training), complexity(portfolio, found), usable)
 
 
 def _roomiest(run: BranchAndBound, most_seconds: float) -> Solved | None:

@@ -64,6 +64,7 @@ def search_mixed(
         SpecError: nothing divides, or the fixed choices contradict each other, the software or a mixed cluster.
         InfeasibleError: plans divide, but none fits the memory.
     """
+    may_choose = may_choose and may_choose.stated
     if may_choose not in (None, OpenChoices()):
         raise SpecError(
             f"{cluster.name} is a mixed cluster, on which the training spec stays as given; leave out 'auto', --allow-precision and --allow-approximate"

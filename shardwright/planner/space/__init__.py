@@ -10,7 +10,17 @@ from .other_orders import NEAR_THE_BEST, OTHER_ORDERS_TRIED, in_other_order, may
 from .ranges import LayerRanges, layer_ranges
 from .software import check_runs, kept_by, last_resorts
 from .stage_sizes import ChunkSizes, chunk_sizes, near_even_sizes
-from .variants import TRIED_LOSS_CHUNKS, OpenChoices, changed, keeps, training_variants, words_of
+from .variants import (
+    TRIED_LOSS_CHUNKS,
+    UNSTATED_TRIED,
+    OpenChoices,
+    Unstated,
+    changed,
+    keeps,
+    training_variants,
+    unstated_variants,
+    words_of,
+)
 
 __all__ = [
     "BY_CHUNK",
@@ -19,6 +29,7 @@ __all__ = [
     "SCHEDULES",
     "SHARES",
     "TRIED_LOSS_CHUNKS",
+    "UNSTATED_TRIED",
     "ChunkSizes",
     "EntryCosts",
     "Fixed",
@@ -26,6 +37,7 @@ __all__ = [
     "OpenChoices",
     "Space",
     "SpaceCosts",
+    "Unstated",
     "asked",
     "changed",
     "check_fixed",
@@ -42,5 +54,6 @@ __all__ = [
     "near_even_sizes",
     "space_costs",
     "training_variants",
+    "unstated_variants",
     "words_of",
 ]

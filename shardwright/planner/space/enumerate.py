@@ -137,9 +137,13 @@ class Space:
         left = (off_device & (not method.may_leave_device)) | (several & method.layerwise)
         if not left.any():
             return self
-        kept = np.flatnonzero(~left)
-        names = ("base_index", "schedule", "stages_per_rank", "vocabulary_parallel")
-        return replace(self, **{name: getattr(self, name)[kept] for name in names})
+        return self.only(np.flatnonzero(~left))
+
+    def only(self, entries: IntArray) -> "Space":
+        """Return `entries` (A,) in their order, with the candidates that they need."""
+        rows, base_index = np.unique(self.base_index[entries], return_inverse=True)
+        kept = {name: getattr(self, name)[entries] for name in ("schedule", "stages_per_rank", "vocabulary_parallel")}
+        return replace(self, base=self.base[rows], base_index=base_index, **kept)
 
     def runs(self, allowed: list[int], *, splits: bool, several: bool) -> list[int]:
         """Return those of the `allowed` strategies that go with a schedule that `splits` the backward or has `several` stages on a

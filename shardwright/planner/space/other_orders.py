@@ -36,13 +36,6 @@ def may_change_order(space: Space, cluster: ClusterSpec, training: TrainingSpec)
 
 def in_other_order(space: Space, entries: IntArray) -> Space:
     """Return `entries` (A,) with the pipeline inside data parallelism."""
-    rows, base_index = np.unique(space.base_index[entries], return_inverse=True)
-    other = np.full(len(rows), ORDERS.index(PIPELINE_INSIDE_DATA))
-    return replace(
-        space,
-        base=replace(space.base[rows], order=other),
-        base_index=base_index,
-        schedule=space.schedule[entries],
-        stages_per_rank=space.stages_per_rank[entries],
-        vocabulary_parallel=space.vocabulary_parallel[entries],
-    )
+    some = space.only(entries)
+    other = np.full(len(some.base), ORDERS.index(PIPELINE_INSIDE_DATA))
+    return replace(some, base=replace(some.base, order=other))

@@ -24,11 +24,15 @@ from shardwright.specs import (
 )
 from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
+from .fixed import Fixed
 from .module_sets import module_sets
 
 # A quarter or a sixteenth of the logits is alive. More pieces save little beside the other activations.
 TRIED_LOSS_CHUNKS = (4, 16)
+UNSTATED_TRIED = 64
+"""With a change that nobody asked for so many entries are tried, those of the lowest bounds, beside data parallelism alone."""
 ALL = "all"
+Unstated = Literal["loss_chunks", "recompute_modules"]
 
 
 def _optimizers(given: object) -> object:
@@ -57,12 +61,20 @@ class OpenChoices(Spec):
     `optimizers`: others than the given one, which train otherwise: their update is not AdamW's.
     `loss_chunks`: whether head and loss run in pieces, and in how many.
     `recompute_modules`: which modules selective recompute repeats, by module_sets.py.
+    `unstated`: those of the last two that nobody stated. Where they are not opened, they are tried for few entries only, if the
+    software has them; on a mixed cluster they stay as given.
     """
 
     linear_formats: Annotated[tuple[Literal[LinearFormat, "all"], ...], BeforeValidator(_separate)] = ()
     optimizers: Annotated[tuple[Optimizer, ...], BeforeValidator(_optimizers)] = ()
     loss_chunks: bool = False
     recompute_modules: bool = False
+    unstated: tuple[Unstated, ...] = ()
+
+    @property
+    def stated(self) -> "OpenChoices":
+        """What somebody asked for."""
+        return self.model_copy(update=dict.fromkeys(self.unstated, False) | {"unstated": ()})
 
 
 def training_variants(
@@ -94,6 +106,23 @@ def training_variants(
     for variant in found:
         check_optimizer(model, variant)
     return sorted(found, key=lambda variant: len(changed(variant, training)))
+
+
+def unstated_variants(
+    model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, may_choose: OpenChoices, fixed: Fixed
+) -> list[TrainingSpec]:
+    """Return the training specs that differ from `training` in what nobody stated and its software has, fewest changes first.
+
+    With other modules the loss is tried in the fewest pieces only.
+    """
+    has = {
+        "loss_chunks": training.software.runs.loss_chunks,
+        "recompute_modules": bool(training.software.recompute_modules) and fixed.allows("recompute", "selective"),
+    }
+    tried = {name: has[name] for name in may_choose.unstated if not getattr(may_choose, name)}
+    found = training_variants(model, cluster, training, OpenChoices(**tried))
+    many = [each for each in found if each.loss_chunks > TRIED_LOSS_CHUNKS[0] and len(changed(each, training)) > 1]
+    return [each for each in found[1:] if each not in many]
 
 
 def changed(variant: TrainingSpec, training: TrainingSpec) -> list[str]:

@@ -167,7 +167,7 @@ def _cells(row: ComparedPlan, best: ComparedPlan | None) -> list[str]:
     )
     return [
         row.name,
-        choice_words(row.plan),
+        "; ".join((choice_words(row.plan), *row.trained)),
         readable.seconds(row.step_seconds),
         f"{readable.seconds(interval.low)} to {readable.seconds(interval.high)}",
         readable.count(estimate.tokens_per_s),

@@ -6,13 +6,15 @@ from typing import Any
 from pydantic import Field
 
 from shardwright.base import units
-from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, Spec
+from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, Spec, TrainingSpec
 
 
 class ComparedPlan(Spec):
     """One way to train. If it cannot run, `reason` says why, and it has no plan or one that needs too much memory.
 
     `lacking_bytes`: by how much a device's memory is exceeded, 0 where it is not.
+    `trained`: in words, what the planner chose of the training spec; `training`: that spec, where it is not that of the comparison; not
+    in files.
     `cluster`: the devices of the plan where these are a part of a mixed cluster, or its groups in another order; not in files.
     """
 
@@ -21,6 +23,8 @@ class ComparedPlan(Spec):
     estimate: Estimate | None = None
     reason: str | None = None
     lacking_bytes: float = 0.0
+    trained: tuple[str, ...] = ()
+    training: TrainingSpec | None = Field(default=None, exclude=True, repr=False)
     cluster: ClusterSpec | None = Field(default=None, exclude=True, repr=False)
 
     @property

@@ -15,12 +15,14 @@ OTHERS_COLUMNS = ("plan", "choices", "step", "change", "free memory")
 
 
 class OtherPlan(NamedTuple):
-    """A plan that is better than the chosen one in the ways that `names` says; `free_bytes` of the usable memory stay free."""
+    """A plan that is better than the chosen one in the ways that `names` says; `free_bytes` of the usable memory stay free.
+    `trained`: in words, what its training spec has otherwise."""
 
     names: tuple[str, ...]
     plan: Plan
     estimate: Estimate
     free_bytes: float
+    trained: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -30,6 +32,7 @@ class OtherPlan(NamedTuple):
 def other_line(other: OtherPlan, plan: Plan, mine: Estimate) -> str:
     """`fastest: pp4 x dp_shard4: 76.9 s (-1.3%), 0.3 GiB free`; with all choices where the mesh is that of the chosen plan."""
     shown = str(other.plan.mesh) if other.plan.mesh != plan.mesh else choice_words(other.plan)
+    shown = "; ".join((shown, *other.trained))
     seconds = readable.seconds(other.estimate.step_seconds)
     return (
         f"{other.title}: {shown}: {seconds} ({_change(other, mine)}), {readable.size(max(0.0, other.free_bytes))} free"
@@ -39,7 +42,7 @@ def other_line(other: OtherPlan, plan: Plan, mine: Estimate) -> str:
 def other_cells(other: OtherPlan, mine: Estimate) -> list[str]:
     """One row in the order of `OTHERS_COLUMNS`."""
     seconds, free = readable.seconds(other.estimate.step_seconds), readable.size(max(0.0, other.free_bytes))
-    return [other.title, choice_words(other.plan), seconds, _change(other, mine), free]
+    return [other.title, "; ".join((choice_words(other.plan), *other.trained)), seconds, _change(other, mine), free]
 
 
 def others_table(others: tuple[OtherPlan, ...], mine: Estimate) -> Table:
@@ -63,6 +66,7 @@ def others_json(others: tuple[OtherPlan, ...], mine: Estimate) -> list[dict[str,
             "step_seconds": other.estimate.step_seconds,
             "change": other.estimate.step_seconds / mine.step_seconds - 1,
             "free_bytes": other.free_bytes,
+            "trained": list(other.trained),
         }
         for other in others
     ]

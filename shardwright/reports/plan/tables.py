@@ -128,7 +128,9 @@ def comparison_table(comparison: Comparison) -> RenderableType:
         else:
             cells = comparison_cells(row, comparison)[_CHOICES:]
             style = "bold" if row is comparison.fastest else ""
-            table.add_row(*map(Text, (row.name, choice_words(row.plan), *cells)), style=style)
+            table.add_row(
+                *map(Text, (row.name, "; ".join((choice_words(row.plan), *row.trained)), *cells)), style=style
+            )
     return Group(table, *reasons) if table.row_count else Group(*reasons)
 
 

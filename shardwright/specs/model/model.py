@@ -107,6 +107,11 @@ class ModelSpec(Spec):
         return sum(run.count for run in self.blocks)
 
     @property
+    def has_router_loss(self) -> bool:
+        """Whether its configuration asks for the load-balancing loss on routers."""
+        return bool(self.config.get("output_router_logits"))
+
+    @property
     def rotary(self) -> bool:
         """Whether queries and keys are rotated: positions are neither learned nor a bias (ALiBi) on the scores."""
         return self.positions == 0 and self.family not in _ALIBI_FAMILIES

@@ -3,7 +3,8 @@
 import pytest
 
 from shardwright.costmodel.layers.core.documents import context_length
-from shardwright.costmodel.layers.operators import saved_bytes, score_bytes
+from shardwright.costmodel.layers.operators import Matmul, ffn_matmuls, not_run_again, saved_bytes, score_bytes
+from shardwright.specs.model import Block, FeedForward, MultiHeadAttention
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.costmodel.layers.test_traffic import GPT, HIDDEN, KEY, LLAMA, QUERY, WIDTH
 
@@ -14,6 +15,14 @@ from tests.costmodel.layers.test_traffic import GPT, HIDDEN, KEY, LLAMA, QUERY, 
 )
 def test_keys_that_a_query_of_four_sees(window: int | None, mean: float) -> None:
     assert context_length(4, window) == mean
+
+
+def test_a_full_recompute_leaves_out_the_last_matmul_or_the_last_tile_by_hand() -> None:
+    """10 tokens, hidden 8, width 6, gated: 2 x 10 x 8 x 6 = 960 FLOPs for each of three matmuls, of which a half is the last of 2 tiles."""
+    block = Block(attention=MultiHeadAttention(heads=2, kv_heads=2, head_size=4), ffn=FeedForward(width=6, gated=True))
+    layer = [Matmul(10, 8, 8, modules=("o_proj",)), *ffn_matmuls(block, 8, 10, 1, joined=False)]
+    assert [float(matmul.flops) for matmul in not_run_again(layer, 1)] == [960]
+    assert [float(matmul.flops) for matmul in not_run_again(layer, 2)] == [480, 480, 480]
 
 
 class TestKorthikanti:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from shardwright.base.errors import SpecError
@@ -17,6 +18,7 @@ from shardwright.executor.model import read_skeleton
 from tests.parity.adapters import peft_model
 from tests.parity.cases import layers, plan, plan_file
 from tests.parity.families import FAMILIES
+from tests.parity.updates import reference_model
 
 GIVEN = plan_file(FAMILIES["llama"], plan((layers(),)), trainable="lora:r=4,targets=attention")
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -35,12 +37,33 @@ def test_a_folder_is_read_and_written_as_peft_has_it(written: Path, tmp_path: Pa
     assert read.settings.scale == 6 / 4
     tensors = load_file(written / TENSORS)
     assert engine_adapters(tensors).keys() == read.pairs.keys()
-    write_peft_folder(tmp_path / "again", tensors, read.settings, skeleton, base_model=None)
+    trainable = GIVEN.training.trainable
+    write_peft_folder(tmp_path / "again", tensors, read.settings, skeleton, trainable, base_model=None)
     again = read_peft_folder(tmp_path / "again", GIVEN, skeleton)
     assert again.settings == read.settings
     for path, pair in read.pairs.items():
         assert all(torch.equal(one, two) for one, two in zip(pair, again.pairs[path], strict=True))
     assert json.loads((tmp_path / "again" / CONFIG).read_text())["target_modules"] == sorted(TARGETS)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss"])
+@pytest.mark.parametrize("targets", ["all-linear", "down_proj", "up_proj"])
+def test_peft_computes_the_same_with_a_folder_of_experts(family: str, targets: str, tmp_path: Path) -> None:
+    """Read from PEFT, written by this project and loaded in PEFT again, where shared experts and dense layers lie beside."""
+    given = plan_file(FAMILIES[family], plan((layers(),)), trainable=f"lora:r=4,targets={targets}")
+    attention = [*TARGETS, "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"]
+    theirs = peft_model(given, attention if targets == "all-linear" else [])
+    theirs.save_pretrained(tmp_path / "theirs")
+    skeleton = read_skeleton(given)
+    read = read_peft_folder(tmp_path / "theirs", given, skeleton)
+    tensors = load_file(tmp_path / "theirs" / TENSORS)
+    write_peft_folder(tmp_path / "own", tensors, read.settings, skeleton, given.training.trainable, base_model=None)
+    again = PeftModel.from_pretrained(reference_model(given), tmp_path / "own")
+    tokens = torch.arange(24).view(2, 12)
+    expected = theirs(input_ids=tokens).logits
+    assert torch.equal(again(input_ids=tokens).logits, expected)
+    with again.disable_adapter():
+        assert not torch.allclose(again(input_ids=tokens).logits, expected, atol=1e-3)
 
 
 def _config(**changes: Any) -> Callable[[Path], None]:

@@ -6,7 +6,7 @@ from typing import Any
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.specs import Outer, Sync
 from tests.parity.cases import layers, model_config, plan, plan_file
-from tests.parity.families import FAMILIES
+from tests.parity.families import FAMILIES, OTHERS
 
 SEQ_LEN = 64
 
@@ -64,6 +64,13 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
         model_config("qwen3"), plan((layers(zero=2),), microbatches=4, tp=2, dp_shard=2, sequence_parallel=False)
     ),
     "full recompute": lambda: small(LLAMA, plan((layers(zero=3, recompute="full"),), microbatches=4, dp_shard=2, tp=2)),
+    "tiles over tp, full recompute": lambda: small(LLAMA, plan((layers(recompute="full"),), tp=2), mlp_tiles=4),
+    "tiles over tp without sequence parallelism": lambda: small(
+        LLAMA, plan((layers(),), tp=2, sequence_parallel=False), mlp_tiles=2
+    ),
+    "linears in 8 bits over tp, tiles and full recompute": lambda: _low(
+        plan((layers(recompute="full"),), tp=2), mlp_tiles=2
+    ),
     "1f1b": lambda: small(LLAMA_4, plan(*_stages(4, layers(1)), microbatches=8, pp=4)),
     "gpipe, zero 3": lambda: small(
         LLAMA_4, plan(*_stages(2, layers(zero=3)), microbatches=4, pp=2, dp_shard=2, schedule="gpipe")
@@ -130,6 +137,7 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
 }
 
 _LORA, _LAST = {"trainable": "lora:r=4"}, {"trainable": "layers:1+head"}
+_LORA_8 = {"trainable": "lora:r=8"}
 ADAPTED: Mapping[str, Callable[[], PlanFile]] = {
     "one rank": lambda: small(LLAMA_4, plan((layers(4),)), **_LORA),
     "zero 1": lambda: small(LLAMA_4, plan((layers(4, zero=1),), microbatches=4, dp_shard=2), **_LORA),
@@ -143,6 +151,15 @@ ADAPTED: Mapping[str, Callable[[], PlanFile]] = {
     "pp and tp": lambda: small(
         LLAMA_4, plan(*_stages(2, layers(2, zero=1)), microbatches=4, pp=2, tp=2, dp_shard=2), **_LORA
     ),
+    "experts": lambda: small(MIXTRAL, plan((layers(),)), **_LORA_8),
+    "experts over tp": lambda: small(MIXTRAL, plan((layers(),), microbatches=4, tp=2), **_LORA_8),
+    "ep, zero 3": lambda: small(MIXTRAL, plan((layers(zero=3),), dp_shard=4, ep=2), **_LORA_8),
+    "ep over tp, full recompute": lambda: small(
+        MIXTRAL, plan((layers(zero=2, recompute="full"),), dp_shard=2, tp=2, ep=4), **_LORA_8
+    ),
+    "ep that shares experts": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=2, etp=2), **_LORA_8),
+    "shared experts": lambda: small(OTHERS["ernie4_5_moe"], plan((layers(),), tp=2, ep=2), **_LORA_8),
+    "tiles, full recompute": lambda: small(LLAMA_4, plan((layers(4, recompute="full"),), tp=2), mlp_tiles=2, **_LORA),
     "last layers": lambda: small(LLAMA_4, plan((layers(4, zero=3),), microbatches=4, dp_shard=2), **_LAST),
     "last layers over pp and tp": lambda: small(
         LLAMA_4, plan(*_stages(2, layers(2)), microbatches=4, pp=2, tp=2), **_LAST

@@ -9,6 +9,7 @@ from torch.distributed.pipelining import PipelineStage
 
 from shardwright.base import SpecError
 from shardwright.catalog import read_lengths
+from shardwright.costmodel import charged_step
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.context import ring
 from shardwright.executor.dry import comparison
@@ -17,9 +18,9 @@ from shardwright.executor.dry.step import trace_step
 from shardwright.executor.model import moves, tensor_parallel
 from shardwright.executor.parallel import data_parallel
 from shardwright.executor.replicas import compressed, local_steps
-from shardwright.specs import PIPELINE_INSIDE_DATA, DryRun, Offload, Plan, TracedRank, TrafficAxis
-from tests.executor.dry.cases import ADAPTED, LLAMA, LLAMA_4, PLANS, small
-from tests.parity.cases import layers, plan
+from shardwright.specs import PIPELINE_INSIDE_DATA, DryRun, Offload, Plan, RecomputePolicy, TracedRank, TrafficAxis
+from tests.executor.dry.cases import ADAPTED, LLAMA, LLAMA_4, MIXTRAL, PLANS, small
+from tests.parity.cases import layers, model_config, plan
 
 FLOPS_TOLERANCE = 0.01
 ACTIVATIONS_TOLERANCE = 0.03
@@ -37,6 +38,7 @@ def test_bytes_by_axis_are_those_charged(name: str) -> None:
     for rank in found(name).ranks:
         for entry in rank.traffic:
             assert entry.bytes.traced == entry.bytes.charged, entry
+            assert "tiles" not in name or entry.calls.traced == entry.calls.charged, entry
         assert rank.flops.relative_difference == pytest.approx(0, abs=FLOPS_TOLERANCE)
 
 
@@ -95,9 +97,8 @@ def test_two_short_steps_tell_the_long_one(name: str) -> None:
 def _input_gradient_flops(given: PlanFile) -> float:
     """FLOPs of a step for the gradient of the first layer's input, through its projections and their adapters; nothing needs it."""
     config, plan = given.model_config_json, given.plan
-    hidden, heads, keys, size = (
-        config[key] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-    )
+    hidden, heads, keys = (config[key] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    size = config.get("head_dim", hidden // heads)
     widths = [heads * size, keys * size, keys * size]
     rank = given.training.trainable.rank
     tokens = plan.global_batch * given.training.seq_len / plan.mesh.dp / plan.mesh.cp
@@ -125,6 +126,59 @@ def _input_gradient_bytes(given: PlanFile, collective: str) -> float:
     mesh, kind = given.plan.mesh, "reduce_scatter" if given.plan.sequence_parallel else "all_reduce"
     hidden = given.model_config_json["hidden_size"] * given.plan.micro_batch * given.training.seq_len
     return 2.0 * hidden * given.plan.microbatches if mesh.tp > 1 and collective == kind else 0.0
+
+
+@pytest.mark.parametrize(
+    "divided",
+    [
+        plan((layers(),)),
+        plan((layers(),), tp=2),
+        plan((layers(zero=1),), dp_shard=2, tp=2, ep=2, etp=2),
+    ],
+    ids=lambda divided: str(divided.mesh),
+)
+@pytest.mark.parametrize("rank", [16])
+def test_adapters_of_experts_keep_what_is_charged(divided: Plan, rank: int) -> None:
+    """Beside what attention's adapters keep, to the byte."""
+    traced, charged = (
+        [
+            of(small(MIXTRAL, divided, trainable=f"lora:r={rank},targets={targets}"))
+            for targets in ("all-linear", "attention")
+        ]
+        for of in (_traced_bytes, _charged_bytes)
+    )
+    assert traced[0] - traced[1] == charged[0] - charged[1] > 0
+
+
+def test_a_loss_on_routers_keeps_a_probability_for_each_expert_of_a_token() -> None:
+    """Of 2 routers, 256 tokens, 4 experts, in 2 bytes each. Not charged: sums over the tokens, of 64 bytes in all."""
+    plain, charged = (
+        small(MIXTRAL | {"output_router_logits": on}, plan((layers(recompute="full"),))) for on in (False, True)
+    )
+    assert _charged_bytes(charged) - _charged_bytes(plain) == 2 * 256 * 4 * 2
+    assert _traced_bytes(charged) - _traced_bytes(plain) == 2 * 256 * 4 * 2 + 64
+
+
+def _traced_bytes(given: PlanFile) -> float:
+    return dry_run(given).ranks[0].activation_bytes.traced
+
+
+def _charged_bytes(given: PlanFile) -> float:
+    return charged_step(given.model(), given.cluster, given.training, given.plan)[0].activation_bytes
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_frozen_weights_in_half_bytes_are_gathered_and_restored_as_charged(recompute: RecomputePolicy) -> None:
+    """Left out of the charge: 4 bytes of each weight, the mean of its scales."""
+    pytest.importorskip("bitsandbytes", reason="packs them")
+    config = model_config("llama", hidden_size=256, intermediate_size=512, head_dim=64)
+    divided = plan((layers(zero=3, recompute=recompute),), microbatches=4, dp_shard=2)
+    (whole,), (half,) = (dry_run(small(config, divided, trainable=base)).ranks for base in ("lora:r=8", "qlora:r=8"))
+    gathered, wide = half.bytes_of("dp"), whole.bytes_of("dp")
+    assert gathered.traced == pytest.approx(gathered.charged, rel=1e-3)
+    assert gathered.traced < wide.traced / 2
+    assert half.activation_bytes == whole.activation_bytes
+    assert half.flops.traced == pytest.approx(whole.flops.traced, rel=2e-3)
 
 
 def test_adapters_whose_gradients_are_not_summed_over_tp_show(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,17 +17,18 @@ from shardwright.executor.export import ExportOptions, export_adapters, export_w
 from shardwright.executor.options import RunOptions
 from shardwright.executor.training.manifest import plan_digest
 from shardwright.executor.training.run_folder import RunFolder, RunIdentity
-from tests.executor.runs import losses, options, text_file, tiny
+from tests.executor.runs import VOCABULARY, losses, options, text_file, tiny
 from tests.executor.training.test_adapters import FSDP, TENSOR, adapted
 from tests.parity.cases import FamilyName, layers, plan
+from tests.parity.families import FAMILIES
 
 LORA = "lora:r=4,targets=all-linear"
 CONSTANT: dict[str, Any] = {"min_learning_rate_fraction": 1.0, "warmup_steps": 0, "learning_rate": 0.01}
 
 
-def base(folder: Path, family: FamilyName = "llama", seed: int = 0) -> Path:
+def base(folder: Path, family: FamilyName = "llama", seed: int = 0, config: dict[str, Any] | None = None) -> Path:
     torch.manual_seed(seed)
-    config = tiny(plan((layers(),)), family=family).model_config_json
+    config = config or tiny(plan((layers(),)), family=family).model_config_json
     built: Any = AutoModelForCausalLM
     built.from_config(AutoConfig.for_model(**config)).save_pretrained(folder)
     return folder
@@ -69,6 +70,30 @@ def test_merged_weights_are_those_of_peft(family: FamilyName, tmp_path: Path) ->
         torch.testing.assert_close(value, merged[name], rtol=1e-5, atol=1e-6)
     changed = {name for name in frozen if not torch.equal(frozen[name], merged[name])}
     assert len(changed) == 2 * (7 if family == "llama" else 4)
+
+
+def test_merged_experts_are_those_of_peft(tmp_path: Path) -> None:
+    """Trained under ep, with a shared expert and a dense layer beside the routed ones."""
+    config = FAMILIES["deepseek_v3"] | {"vocab_size": VOCABULARY}
+    file = adapted(plan((layers(zero=1),), dp_shard=2, ep=2), LORA)
+    file = file.model_copy(update={"model_config_json": config})
+    start = base(tmp_path / "base", config=config)
+    run = options(tmp_path / "run", data=text_file(tmp_path), steps=3, init_from=start, lora_alpha=8, **CONSTANT)
+    fine_tuned(file, run)
+    export_adapters(run.out, tmp_path / "adapters")
+    export_weights(run.out, ExportOptions(to=tmp_path / "merged"))
+    model = AutoModelForCausalLM.from_pretrained(start)
+    frozen = {name: value.clone() for name, value in model.state_dict().items()}
+    merged = PeftModel.from_pretrained(model, tmp_path / "adapters").merge_and_unload().state_dict()
+    own = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    for name, value in own.items():
+        torch.testing.assert_close(value, merged[name], rtol=1e-5, atol=1e-6)
+    changed = {name for name in frozen if not torch.equal(frozen[name], merged[name])}
+    assert {name for name in changed if ".experts." in name} == {
+        f"model.layers.1.mlp.experts.{weight}" for weight in ("gate_up_proj", "down_proj")
+    }
+    assert "model.layers.1.mlp.shared_experts.up_proj.weight" in changed
+    assert "model.layers.1.mlp.gate.weight" not in changed
 
 
 @pytest.mark.parametrize("trainable", [LORA, "layers:1"])

@@ -5,17 +5,21 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from shardwright.base.errors import SpecError
 from shardwright.executor.optimizers import checks
+from shardwright.executor.optimizers.local import _local
 from shardwright.executor.optimizers.rules import LowRankRule, rule_of
 from shardwright.executor.options import RunOptions
 from shardwright.executor.run.checks import check_plan
-from shardwright.executor.training.optimizer import HostedOptimizer, host_optimizer
+from shardwright.executor.training.optimizer import HostedOptimizer, build_optimizer, host_optimizer, set_learning_rate
 from shardwright.specs.optimizers import Optimizer
 from shardwright.specs.plan import Offload
 from tests.executor.runs import tiny
 from tests.parity.cases import layers, plan
+from tests.parity.worlds import run_world
 
 BETAS, EPS = (0.9, 0.95), 1e-8
 
@@ -159,3 +163,42 @@ def test_what_cannot_run_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SpecError, match=told):
             check_plan(tiny(plan((layers(),)), optimizer=optimizer))
     check_plan(tiny(plan((layers(),)), optimizer="muon"))
+
+
+def on_shards(method: str) -> tuple[bool, dict[str, str]]:
+    """As one of two ranks: whether updates of shards equal those of torch's optimizer on DTensors to the bit, and the types of the state."""
+    mesh = init_device_mesh("cpu", (2,))
+    ours, theirs = (
+        nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)], src_data_rank=None)) for _ in range(2)
+    )
+    parts = [nn.Linear(4, 6, bias=False) for _ in range(2)]
+    for part, weight in zip(parts, (ours, theirs), strict=True):
+        part.weight = weight
+    options = RunOptions(out=Path(), learning_rate=0.01, weight_decay=0.1)
+    hosted, plain = host_optimizer(parts[:1], method, options, None), build_optimizer(parts[1:], method, options)
+    set_learning_rate(plain, 0.01)
+    hosted.set_learning_rate(0.01)
+    for step in range(3):
+        gradient = torch.randn((6, 4), generator=torch.Generator().manual_seed(step))
+        for weight in (ours, theirs):
+            weight.grad = distribute_tensor(gradient, mesh, [Shard(0)], src_data_rank=None)
+        hosted.step()
+        plain.step()
+    state, expected = hosted.device_state[ours], plain.state[theirs]
+    assert state.keys() == expected.keys()
+    pairs = [(ours, theirs), *((state[name], expected[name]) for name in state)]
+    equal = all(torch.equal(_local(own), _local(other)) for own, other in pairs)
+    return equal, {name: type(value).__name__ for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "types"),
+    [
+        ("adamw", {"step": "Tensor", "exp_avg": "DTensor", "exp_avg_sq": "DTensor"}),
+        ("sgd:momentum=0.9", {"momentum_buffer": "DTensor"}),
+    ],
+)
+def test_updates_of_shards_are_those_of_distributed_tensors(method: str, types: dict[str, str]) -> None:
+    for equal, found in run_world(2, on_shards, method):
+        assert equal
+        assert found == types

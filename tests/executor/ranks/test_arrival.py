@@ -1,13 +1,11 @@
 """A run that hangs ends, and says which rank did not arrive where."""
 
 import json
-import os
 import signal
 import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from shardwright.base.errors import RunFailedError
@@ -16,6 +14,7 @@ from shardwright.costmodel.plan_file import write_plan_file
 from shardwright.executor.ranks import arrival
 from shardwright.executor.ranks.arrival import Watch, missing
 from shardwright.executor.run.launching import launch
+from tests.executor.forked import ForkedRank
 from tests.executor.runs import options, text_file, tiny
 from tests.parity.cases import layers, plan
 
@@ -72,20 +71,21 @@ class TestWatch:
 
 
 @pytest.mark.slow
-def test_a_stopped_rank_is_named_with_the_collective_where_the_other_waits(tmp_path: Path) -> None:
+def test_a_stopped_rank_is_named_with_the_collective_where_the_other_waits(
+    tmp_path: Path, forked_ranks: list[ForkedRank]
+) -> None:
     write_plan_file(tmp_path / "plan.json", tiny(plan((layers(zero=3),), dp_shard=2)))
-    run = options(tmp_path / "run", data=text_file(tmp_path), steps=10_000, timeout_seconds=12.0)
+    run = options(tmp_path / "run", data=text_file(tmp_path), steps=10_000, timeout_seconds=6.0)
 
     def tell(line: str) -> None:
         if line.startswith("step 5/"):
-            workers = [each for each in psutil.Process().children() if str(run.out) in each.cmdline()]
-            os.kill(max(worker.pid for worker in workers), signal.SIGSTOP)
+            forked_ranks[1].send_signal(signal.SIGSTOP)
 
     with pytest.raises(RunFailedError) as caught:
         launch(tmp_path / "plan.json", run, progress=tell)
     said = str(caught.value)
     assert said.startswith("rank 1 failed: step ")
-    assert "no rank has gone on for 12 s: rank 1 did not arrive at " in said
+    assert "no rank has gone on for 6 s: rank 1 did not arrive at " in said
     assert "where rank 0 waits" in said
     assert "rank 1 says nothing (it is stopped, or its machine is gone)" in said
     assert "\n" not in said

@@ -1,6 +1,7 @@
 """What a run on one machine leaves open to others: nothing beyond loopback."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,14 +15,16 @@ from tests.parity.cases import layers, plan
 
 
 def listening(processes: list[psutil.Process]) -> set[str]:
-    """The addresses on which the processes listen."""
+    """The addresses on which the processes listen, as far as these have not ended."""
     found: set[str] = set()
     for process in processes:
-        found |= {each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN}
+        with suppress(psutil.NoSuchProcess):
+            found |= {each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN}
     return found
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 def test_no_rank_and_no_launcher_listens_beyond_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the user's environment names another interface, for runs on several machines."""
     others = [name for name in psutil.net_if_addrs() if name != "lo"]

@@ -1,8 +1,8 @@
 """Runs on other numbers of devices than their plan is for."""
 
+import signal
 from pathlib import Path
 
-import psutil
 import pytest
 
 from shardwright.base.errors import InfeasibleError, RunFailedError, SpecError
@@ -14,6 +14,7 @@ from shardwright.executor.training.manifest import plan_digest
 from shardwright.executor.training.run_folder import RunFolder
 from shardwright.planner.nearby.replanned import replanned
 from shardwright.specs.trainable import Trainable
+from tests.executor.forked import ForkedRank
 from tests.executor.runs import losses, options, text_file, tiny
 from tests.parity.cases import layers, plan
 
@@ -134,7 +135,9 @@ class TestAtTheStart:
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_gone_for_good_leaves_a_plan_for_the_other(tmp_path: Path) -> None:
+def test_a_rank_that_is_gone_for_good_leaves_a_plan_for_the_other(
+    tmp_path: Path, forked_ranks: list[ForkedRank]
+) -> None:
     """The run goes on from the newest checkpoint on one rank, and takes the steps that it would have taken on two."""
     write_plan_file(tmp_path / "plan.json", TWO)
     run = options(tmp_path / "run", data=text_file(tmp_path), steps=8, checkpoint_every=2)
@@ -143,10 +146,7 @@ def test_a_rank_that_is_gone_for_good_leaves_a_plan_for_the_other(tmp_path: Path
     def tell(line: str) -> None:
         told.append(line)
         if line.startswith("step 5/") and not any("going on" in said for said in told):
-            workers = [
-                each for each in psutil.Process().children() if "shardwright.executor.run.worker" in each.cmdline()
-            ]
-            workers[-1].kill()
+            forked_ranks[-1].send_signal(signal.SIGKILL)
 
     measurement = launch(tmp_path / "plan.json", run, progress=tell, plan_for=replanned)
     assert any("was killed" in line and "going on with what is left, 1 rank as 1 rank, pred" in line for line in told)

@@ -112,6 +112,7 @@ class TestBeforeTheStart:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 def test_a_run_of_processes_starts_from_weights_goes_on_and_is_exported(tmp_path: Path) -> None:
     data = text_file(tmp_path)
     model = saved(CONFIG, tmp_path / "weights", dtype=torch.bfloat16)

@@ -263,6 +263,12 @@ class TestRefusals:
         with pytest.raises(SpecError, match="on which the training spec stays as given"):
             search_mixed(LLAMA, MIXED, TRAINING, may_choose=OpenChoices(loss_chunks=True))
 
+    def test_what_is_open_because_nobody_stated_it_stays_as_given(self) -> None:
+        """Beside frozen weights the loss is opened where nobody states its pieces, which is no reason to refuse the job."""
+        unstated = OpenChoices(loss_chunks=True, unstated=("loss_chunks", "recompute_modules"))
+        found = search_mixed(LLAMA, MIXED, TRAINING, may_choose=unstated, runners_up=0)
+        assert found.result.training == TRAINING
+
     def test_too_many_groups(self) -> None:
         cluster = load_cluster("h100-sxm:8+a100-sxm-80gb:8+h200-sxm:8+l40s:8+rtx-4090:8")
         with pytest.raises(SpecError, match="has 5 groups of different nodes; the planner arranges at most 4"):

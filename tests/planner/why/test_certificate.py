@@ -20,7 +20,7 @@ def test_agrees_with_the_search(seed: int) -> None:
     """On a fixed pipeline the bound is not above the plan's step, and no much better partition is promised."""
     problem = random_problem(seed)
     try:
-        found = search(*problem, fixed=Fixed(schedule="1f1b"))
+        found = search(*problem, fixed=Fixed(schedule="1f1b"), runners_up=0)
     except InfeasibleError:
         return
     certificate = certify(found.plan, *problem)
@@ -34,7 +34,7 @@ def test_confirms_a_large_partition_with_recomputation() -> None:
     model = tiny_model(layers=24, classes=2, hidden=1024, vocab=20000)
     cluster = tiny_cluster(devices=4, memory_bytes=3.2e9)
     training = TrainingSpec(seq_len=1024, global_batch=32)
-    found = search(model, cluster, training, fixed=Fixed(pp=4, schedule="1f1b", micro_batch=1))
+    found = search(model, cluster, training, fixed=Fixed(pp=4, schedule="1f1b", micro_batch=1), runners_up=0)
     certificate = certify(found.plan, model, cluster, training)
     assert certificate.optimal
     assert certificate.mixes_agree
@@ -46,7 +46,7 @@ def test_finds_that_a_lopsided_partition_is_not_the_best() -> None:
     model = tiny_model(layers=12, hidden=1024)
     cluster = tiny_cluster(devices=4)
     training = TrainingSpec(seq_len=1024, global_batch=32)
-    best = search(model, cluster, training, fixed=Fixed(pp=4, schedule="1f1b"))
+    best = search(model, cluster, training, fixed=Fixed(pp=4, schedule="1f1b"), runners_up=0)
     lopsided = best.plan.model_copy(
         update={"stages": tuple(Stage(layers=(LayerRun(count=count),)) for count in (1, 1, 1, 9))}
     )
@@ -56,7 +56,7 @@ def test_finds_that_a_lopsided_partition_is_not_the_best() -> None:
 def test_refuses_schedules_whose_paths_it_does_not_know() -> None:
     model, cluster = tiny_model(layers=8), tiny_cluster(devices=2)
     training = TrainingSpec(seq_len=256, global_batch=8)
-    found = search(model, cluster, training, fixed=Fixed(pp=2, schedule="zb-h1"))
+    found = search(model, cluster, training, fixed=Fixed(pp=2, schedule="zb-h1"), runners_up=0)
     with pytest.raises(
         SpecError, match="a certificate is for 1f1b and gpipe, whose paths it knows; this plan has zb-h1"
     ):
@@ -66,7 +66,7 @@ def test_refuses_schedules_whose_paths_it_does_not_know() -> None:
 def test_refuses_stages_whose_memories_couple() -> None:
     model, cluster = tiny_model(layers=8), tiny_cluster(devices=2)
     training = TrainingSpec(seq_len=256, global_batch=8)
-    found = search(model, cluster, training, fixed=Fixed(pp=2, schedule="interleaved-1f1b"))
+    found = search(model, cluster, training, fixed=Fixed(pp=2, schedule="interleaved-1f1b"), runners_up=0)
     with pytest.raises(SpecError, match="one stage on each rank"):
         certify(found.plan, model, cluster, training)
 
@@ -74,7 +74,7 @@ def test_refuses_stages_whose_memories_couple() -> None:
 def test_stops_at_its_time() -> None:
     model, cluster = tiny_model(layers=24, hidden=1024), tiny_cluster(devices=8, memory_bytes=3.2e9)
     training = TrainingSpec(seq_len=1024, global_batch=64)
-    found = search(model, cluster, training, fixed=Fixed(pp=8, schedule="1f1b"))
+    found = search(model, cluster, training, fixed=Fixed(pp=8, schedule="1f1b"), runners_up=0)
     certificate = certify(found.plan, model, cluster, training, time_limit_seconds=0.05)
     assert certificate.bound_seconds <= certificate.step_seconds
     assert np.isfinite(certificate.step_seconds)
@@ -108,7 +108,7 @@ def test_keeps_what_the_plan_keeps(fixed: Fixed) -> None:
     """Sequence parallelism, recomputation and even stages are part of what is certified: the bound is not of other plans."""
     model, cluster = tiny_model(layers=8, hidden=1024, vocab=20000), tiny_cluster(devices=4, memory_bytes=6e9)
     training = TrainingSpec(seq_len=1024, global_batch=16)
-    found = search(model, cluster, training, fixed=fixed)
+    found = search(model, cluster, training, fixed=fixed, runners_up=0)
     certificate = certify(found.plan, model, cluster, training, fixed=found.fixed)
     assert certificate.step_seconds == pytest.approx(found.estimate.step_seconds, rel=1e-9)
     assert certificate.bound_seconds == pytest.approx(found.estimate.step_seconds, rel=0.02)
@@ -121,7 +121,7 @@ def test_bounds_what_leaves_the_device() -> None:
     training = TrainingSpec(seq_len=4096, global_batch=8)
     shares = {"offload_optimizer": "0..1", "offload_activations": "0,0.5"}
     fixed = Fixed.parse({"schedule": "1f1b", "pp": 2, "within": shares}, source="test")
-    found = search(model, cluster, training, fixed=fixed)
+    found = search(model, cluster, training, fixed=fixed, runners_up=0)
     assert 0 < found.plan.offload.optimizer_fraction < 1
     certificate = certify(found.plan, model, cluster, training, fixed=fixed)
     assert certificate.placements > 1

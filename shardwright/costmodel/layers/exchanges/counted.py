@@ -6,13 +6,13 @@ whole sequence in the forward pass, and sums the gradients of its input in the b
 gather it once.
 
 Every rank of tp holds a router and the tokens of its layer. Experts sum their outputs whole on every rank, and the gradients of
-their inputs: hidden states, and fp32 weights of the chosen experts. Shared experts do the same, for each of their linears that
+their inputs: hidden states, and weights of the chosen experts, in the format in which the family has them. Shared experts do the same, for each of their linears that
 reads the input. Under sequence parallelism the layer gathers the sequence before, and in the backward pass the gradients of its
 output (executor/model/tensor_parallel.py, of a region that does not share its input).
 
 Every rank holds the weights of norms whole. Under sequence parallelism each computes with its part of the tokens, so that their
 gradients are summed; so are those of norms of single heads, and of biases behind a sum over tp, in any case. So is A of an adapter
-beside a linear that tp splits by columns, and B beside one that it splits by rows. Frozen weights have none. Where gradients are
+beside a linear that tp splits by columns, and B beside one that it splits by rows; of experts over the ranks that share them. Frozen weights have none. Where gradients are
 reduced over data parallelism in each microbatch (ZeRO-2 and 3), they are summed then, in the compute format. Otherwise they are
 summed once a step, in the format in which microbatches add up.
 """
@@ -24,7 +24,7 @@ import numpy as np
 
 from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import CollectiveName, OpTimes
-from shardwright.specs import BYTES_PER_ELEMENT, Candidates, Precision, tp_group
+from shardwright.specs import Candidates, Precision, expert_tp_group, tp_group
 from shardwright.specs.model import MixtureOfExperts, Parameter
 
 _OF_HIDDEN_STATES = ("norm.", "head.norm")
@@ -74,15 +74,20 @@ class CountedExchanges(NamedTuple):
     def head(self) -> EndSeconds:
         return EndSeconds(self._gather, self.reduction)
 
-    def dense_layer(self, pair: Array, sublayers: Array) -> LayerSeconds:
-        """`pair` (N,): seconds of a gather and a reduction, one pair for each of `sublayers`."""
-        both = sublayers * pair
-        return LayerSeconds(both, both, both - self.reduction)
+    def dense_layer(self, pair: Array, sublayers: Array, tiles: int = 1) -> LayerSeconds:
+        """`pair` (N,): seconds of a gather and a reduction, one pair for each of `sublayers`.
 
-    def expert_layer(self, ffn: MixtureOfExperts, pair: Array, tokens: Array) -> LayerSeconds:
-        """A layer of experts; `pair` is that of attention, `tokens` (N,) those of a microbatch."""
+        A feed-forward in `tiles` sums its output for each of them, and gathers the gradient of each; its input is gathered whole.
+        """
+        both, piece = sublayers * pair, self.reduction_of(1 / tiles)
+        forward = both - self.reduction + tiles * piece
+        backward = both - self._gather + tiles * self._gather_of(1 / tiles)
+        return LayerSeconds(forward, backward, forward - piece)
+
+    def expert_layer(self, ffn: MixtureOfExperts, pair: Array, weight_bytes: Array) -> LayerSeconds:
+        """A layer of experts; `pair` is that of attention, `weight_bytes` (N,) those of the chosen experts of a microbatch."""
         whole = self._seconds("all_reduce", self.hidden_bytes)
-        weights = self._seconds("all_reduce", BYTES_PER_ELEMENT["fp32"] * tokens * ffn.top_k)
+        weights = self._seconds("all_reduce", weight_bytes)
         outputs, inputs = (1, 1 + ffn.gated) if ffn.shared_width else (0, 0)
         forward = pair + self._gather + (1 + outputs) * whole
         backward = pair + self._gather + (1 + inputs) * whole + weights
@@ -91,8 +96,12 @@ class CountedExchanges(NamedTuple):
     @property
     def reduction(self) -> Array:
         """(N,): summing partial hidden states: each rank gets its part of the sequence, or the whole."""
-        split = self._seconds("reduce_scatter", self.hidden_bytes)
-        return np.where(self._divides_sequence, split, self._seconds("all_reduce", self.hidden_bytes))
+        return self.reduction_of(1)
+
+    def reduction_of(self, share: float) -> Array:
+        """(N,): the same of a share of the tokens."""
+        split = self._seconds("reduce_scatter", share * self.hidden_bytes)
+        return np.where(self._divides_sequence, split, self._seconds("all_reduce", share * self.hidden_bytes))
 
     def summed_gradients(self, weights: Sequence[Parameter], precision: Precision) -> SummedGradients:
         """One all-reduce for each of `weights` that every rank holds whole and computes with a part of what it acts on."""
@@ -107,11 +116,18 @@ class CountedExchanges(NamedTuple):
             )
         )
 
-    def summed_matrices(self, elements: Sequence[Number], precision: Precision) -> SummedGradients:
-        """One all-reduce for each of matrices with so many `elements`."""
+    def summed_matrices(
+        self, elements: Sequence[Number], precision: Precision, of_experts: Sequence[Number] = ()
+    ) -> SummedGradients:
+        """One all-reduce for each of matrices with so many `elements`; `of_experts`: over the ranks that share an expert."""
+        node, sharing = self.times.node, self.candidates.expert_tp
+        over_experts = expert_tp_group(self.candidates, node)
 
         def seconds(element_bytes: int) -> Array:
-            each = (self._seconds("all_reduce", np.asarray(element_bytes * count, dtype=float)) for count in elements)
+            each = [self._seconds("all_reduce", np.asarray(element_bytes * count, dtype=float)) for count in elements]
+            for count in of_experts:
+                size = np.asarray(element_bytes * count + 0 * sharing, dtype=float)
+                each.append(self.times.collective_seconds("all_reduce", size, over_experts))
             return np.asarray(sum(each, np.zeros(len(self.candidates))))
 
         return SummedGradients(
@@ -125,7 +141,10 @@ class CountedExchanges(NamedTuple):
     @property
     def _gather(self) -> Array:
         """(N,): gathering the hidden states; none where every rank holds them whole."""
-        return np.where(self._divides_sequence, self._seconds("all_gather", self.hidden_bytes), 0.0)
+        return self._gather_of(1)
+
+    def _gather_of(self, share: float) -> Array:
+        return np.where(self._divides_sequence, self._seconds("all_gather", share * self.hidden_bytes), 0.0)
 
     def _seconds(self, name: CollectiveName, size_bytes: Array) -> Array:
         return self.times.collective_seconds(name, size_bytes, tp_group(self.candidates, self.times.node))

@@ -33,8 +33,12 @@ class ScaleAgreements(NamedTuple):
         """Return what the ranks of a group spend. Tiles have scales of their own, and run again in any backward."""
         linears = self.attention + self.feed_forward * self.tiles
         forward = linears * self._each(2 * _NUMBER, group)
-        again = self.feed_forward_seconds(group) if self.tiles > 1 else 0.0
-        return LayerSeconds(forward, linears * self._each(_NUMBER, group) + again, forward)
+        tiled = self.tiles > 1
+        again = self.feed_forward_seconds(group) if tiled else 0.0
+        last = (
+            self.feed_forward_seconds(group) / self.tiles if tiled else 0.0
+        )  # a full recompute stops before the last tile
+        return LayerSeconds(forward, linears * self._each(_NUMBER, group) + again, forward - last)
 
     def feed_forward_seconds(self, group: Callable[[Candidates, NodeGroup], RankGroup]) -> Array:
         """Return the part of a forward that is the feed-forward's."""

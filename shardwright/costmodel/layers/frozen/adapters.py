@@ -76,12 +76,20 @@ class Adapters:
     def whole_elements(self) -> list[Number]:
         """Elements of each matrix that all ranks of tp hold, and whose gradient is a part on each of them: A beside a linear split
         by columns, B beside one split by rows. What latent attention computes before its heads is whole on every rank."""
-        rank = self.training.trainable.rank
         return [
-            rank * (linear.n if linear.modules[0] in _SPLIT_BY_ROWS else linear.k)
+            self._whole_elements(linear)
             for linear in self.adapted
-            if linear.modules[0] not in _NOT_SPLIT
+            if linear.modules[0] not in _NOT_SPLIT and not linear.experts
         ]
+
+    @property
+    def whole_expert_elements(self) -> list[Number]:
+        """The same of routed experts: over the ranks that split the columns of each."""
+        return [self._whole_elements(linear) for linear in self.adapted if linear.experts]
+
+    def _whole_elements(self, linear: Matmul) -> Number:
+        width = linear.n if linear.modules[0] in _SPLIT_BY_ROWS else linear.k
+        return self.training.trainable.rank * width * linear.groups
 
     @property
     def forward_bytes(self) -> Array:

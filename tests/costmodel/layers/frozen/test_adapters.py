@@ -95,6 +95,19 @@ def test_frozen_weights_leave_kernels_of_the_backward_out() -> None:
     assert whole[1] - frozen[1] == pytest.approx(left_out, abs=2)
 
 
+def test_whole_matrices_of_experts_by_hand() -> None:
+    """3 experts of width 5 on this rank, hidden 64, rank 4: A of gates and ups (4, 64) and B of downs (64, 4), for each expert."""
+    linears = [
+        Matmul(10, 64, 32, modules=("q_proj",)),
+        Matmul(7, 64, 10, 3, experts=True, modules=("gate_proj", "up_proj")),
+        Matmul(7, 5, 64, 3, experts=True, modules=("down_proj",)),
+    ]
+    found = Adapters(adapters("lora:r=4").training, linears)
+    assert found.whole_elements == [4 * 64]
+    assert found.whole_expert_elements == [3 * 4 * 64, 3 * 64 * 4]
+    assert found.parameters == 4 * (64 + 32) + 3 * 4 * (64 + 10) + 3 * 4 * (5 + 64)
+
+
 def test_linears_are_adapted_by_name() -> None:
     training = TrainingSpec(seq_len=8, global_batch=1, trainable=Trainable(kind="lora", rank=2, targets=("mlp",)))
     assert Adapters(training, LINEARS).adapted == []
