@@ -126,6 +126,10 @@ CASES = {
         ),
         (sabotage.scale_by_microbatches,),
     ),
+    "breadth-first": Case(
+        plan_file(QWEN3_4, plan(*[(layers(1),)] * 4, pp=2, microbatches=4, schedule="breadth-first")),
+        (sabotage.lose_gradient_between_stages,),
+    ),
     "breadth-first, zero 3": Case(
         plan_file(
             LLAMA_4,

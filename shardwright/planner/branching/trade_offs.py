@@ -11,6 +11,7 @@ import numpy as np
 from shardwright.base import Array, IntArray
 from shardwright.costmodel.tables import usable_bytes
 from shardwright.planner.bounds import lower_bounds
+from shardwright.planner.space import BY_CHUNK
 from shardwright.planner.stages import EntrySolver, Solved, plan_of
 from shardwright.specs import ClusterSpec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -128,6 +129,7 @@ def _roomiest(run: BranchAndBound, most_seconds: float) -> Solved | None:
     if solver.given is not None:
         return None
     near = run.entries.within(most_seconds)
+    near = near[~np.isin(solver.costs.space.schedule[near], BY_CHUNK)]  # which keep every microbatch alive
     near = near[np.argsort(_rough_bytes(solver, near), kind="stable")][:_MOST_BOUNDED]
     best: Solved | None = None
     taken, step = 0.0, 0.5

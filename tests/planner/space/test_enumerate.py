@@ -40,7 +40,12 @@ def test_everything_divides() -> None:
     assert (space.column("microbatches")[interleaved] % space.column("pp")[interleaved] == 0).all()
     in_a_v = np.isin(space.schedule, [SCHEDULES.index(name) for name in ("zb-v", "v-half", "v-min", "dualpipe-v")])
     assert set(space.stages_per_rank[in_a_v]) == {2}
-    assert (space.stages_per_rank[~interleaved & ~in_a_v] == 1).all()
+    by_chunk = space.schedule == SCHEDULES.index("breadth-first")
+    assert by_chunk.any()
+    assert (space.stages_per_rank[by_chunk] > 1).all()
+    assert (space.column("zero_stage")[by_chunk] >= 2).all()  # else nothing is gathered or reduced less often
+    assert (space.column("microbatches")[by_chunk] > 1).all()
+    assert (space.stages_per_rank[~interleaved & ~in_a_v & ~by_chunk] == 1).all()
     assert (space.column("zero_stage")[space.splits] <= 1).all()  # what the executor runs
     assert (space.column("pp")[space.splits] > 1).all()
 
