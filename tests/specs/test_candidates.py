@@ -21,7 +21,7 @@ from shardwright.specs.candidates import (
 from shardwright.specs.mesh import RankGroup
 from tests.costmodel.fakes import round_cluster
 
-_NOTHING = ("etp", "order", "sync_bits", "sync_delay", "sync_outer")
+_NOTHING = ("etp", "order", "by_chunk", "sync_bits", "sync_delay", "sync_outer")
 
 
 def candidates(**degrees: float) -> Candidates:
