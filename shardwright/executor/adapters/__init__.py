@@ -11,10 +11,9 @@ from .frozen import freeze, trains_path
 from .initial import DrawnAdapters, InitialAdapters, ReadAdapters
 from .layer import adapted_linears, attach_adapters
 from .merged import merged_weight
-from .packed_weights import packed_when_read
 from .peft_folder import adapted_weight, read_peft_folder, write_peft_folder
 from .peft_names import engine_adapters, is_adapter, peft_adapters
-from .quantised import check_quantised, check_quantised_device, quantise
+from .quantised import check_quantised, check_quantised_device, packed, packed_sizes, quantise
 from .settings import AdapterSettings
 
 __all__ = [
@@ -32,7 +31,8 @@ __all__ = [
     "freeze",
     "is_adapter",
     "merged_weight",
-    "packed_when_read",
+    "packed",
+    "packed_sizes",
     "peft_adapters",
     "quantise",
     "read_peft_folder",

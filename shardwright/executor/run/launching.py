@@ -23,12 +23,11 @@ from shardwright.executor.training import (
     RunFolder,
     RunIdentity,
     adapter_start,
-    check_growth,
     newest_checkpoint,
     phases_digest,
     plan_digest,
 )
-from shardwright.executor.weights import read_pretrained
+from shardwright.executor.weights import check_growth, read_pretrained
 from shardwright.specs import Measurement, read_measurement
 
 from .checks import check_plan

@@ -2,7 +2,6 @@
 
 from .checkpoint import MODEL_PREFIX, REPLICA_PREFIX, Trainee, load_checkpoint, save_checkpoint
 from .frozen_start import adapter_start, frozen_content, frozen_from
-from .growing import check_growth
 from .handing_over import EarlierPhaseError, HandedOver, InPhase
 from .manifest import (
     Manifest,
@@ -36,7 +35,6 @@ __all__ = [
     "Trainee",
     "Trainer",
     "adapter_start",
-    "check_growth",
     "complete_checkpoints",
     "damaged_file",
     "frozen_content",

@@ -26,12 +26,11 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor.adapters import is_adapter, packed_when_read
+from shardwright.executor.adapters import is_adapter
 from shardwright.executor.offload import Contents
 from shardwright.executor.replicas import Agreement
-from shardwright.executor.weights import Pretrained, StoredReader
+from shardwright.executor.weights import Growth, Pretrained, StoredReader
 
-from .growing import Growth
 from .manifest import (
     MANIFEST,
     Manifest,
@@ -43,6 +42,7 @@ from .manifest import (
     sync,
 )
 from .optimizer import HostedOptimizer
+from .packed_weights import packed_when_read
 
 FILE_BYTES = 2**30
 MODEL_PREFIX = "model."

@@ -2,6 +2,7 @@
 
 from .conversion import checkpoint_tensors
 from .folder import INDEX, TensorFile, read_weights_folder
+from .growing import Growth, check_growth
 from .nodes import Mean, Node, Pieces, Region
 from .pretrained import Pretrained, read_pretrained
 from .reader import StoredReader
@@ -9,6 +10,7 @@ from .stored import StoredTensor, elements
 
 __all__ = [
     "INDEX",
+    "Growth",
     "Mean",
     "Node",
     "Pieces",
@@ -17,6 +19,7 @@ __all__ = [
     "StoredReader",
     "StoredTensor",
     "TensorFile",
+    "check_growth",
     "checkpoint_tensors",
     "elements",
     "read_pretrained",

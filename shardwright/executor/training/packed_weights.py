@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
+from shardwright.executor.adapters import packed, packed_sizes
 from shardwright.executor.weights import Node, Region, StoredTensor, elements
-
-from .quantised import packed, packed_sizes
 
 
 def packed_when_read(weight: Tensor, dtype: torch.dtype) -> Tensor:
