@@ -241,7 +241,7 @@ class PlanCosts:
         # what tensors occupy peaks in the passes or in the update; room that is kept apart for gradients is theirs in the update
         passing = moving >= step + late + apart
         reserved = held.peak_bytes(kept + working) - held.static + static["flat"] + static["unplaced"] + apart
-        slack = reserved - np.maximum(moving, step + late + apart)
+        slack = np.maximum(0.0, reserved - np.maximum(moving, step + late + apart))  # a difference of large sums
         constants, nodes = self.times.constants, [times.node for times in self._times_of_ranks]
         received = float(receive_buffer_bytes(self.model, self.training, Candidates.of(self.plan))[0])
         communicators = [float(communicator_bytes(Candidates.of(self.plan), node, constants)[0]) for node in nodes]

@@ -97,8 +97,12 @@ class TestEqualsBruteForce:
 
     @pytest.mark.parametrize("seed", range(110, 122))
     def test_step_of_even_stages_without_sequence_parallelism(self, seed: int) -> None:
-        problem = random_problem(seed)
-        fixed = _few_enough(problem, seed, Fixed(even_stages=True, sequence_parallel=False))
+        problem, fixed = random_problem(seed), Fixed(even_stages=True, sequence_parallel=False)
+        try:
+            fixed = _few_enough(problem, seed, fixed)
+        except SpecError:  # no pipeline that divides the layers goes with the batch
+            assert fastest(*problem, fixed) is None
+            return
         found = _equal_to_brute_force(problem, fixed, SpecError)
         if found is not None:
             assert len({stage.layer_count for stage in found.plan.stages}) == 1

@@ -76,9 +76,8 @@ class LayerWork:
             if trained
             else self.frame.summed_matrices(self._adapters.whole_elements, self._adapters.whole_expert_elements)
         )
-        collectives, beside = self._collectives, self._linear
-        exchanged = self._exposed(collectives.backward, beside.backward_seconds(self._matmuls))
-        gathered = self._exposed(collectives.forward, beside.forward_seconds(self._matmuls))
+        collectives, beside = self._collectives, self._beside_exchanges
+        exchanged = self._exposed(collectives.backward, beside.backward)
         traded, alone = self._exposed_trade, self._trade
         exchanges = self._modules is not None and self._modules.exchange
         uneven = AttentionCore(self.frame, self.block).uneven
@@ -92,11 +91,11 @@ class LayerWork:
                 selective=repeated.selective + self._tiles_again,
                 full=repeated.full + self._tiles_again,
             ),
-            tensor_parallel_forward_seconds=gathered,
+            tensor_parallel_forward_seconds=self._exposed(collectives.forward, beside.forward),
             tensor_parallel_backward_seconds_by_policy=by_policy(
                 none=exchanged,
                 selective=exchanged + repeated.gathers,
-                full=exchanged + self._exposed(collectives.repeated, beside.forward_seconds(self._matmuls)),
+                full=exchanged + self._exposed(collectives.repeated, beside.forward),
             ),
             gradient_sum_seconds=summed.made,
             added_gradient_sum_seconds=summed.added,
@@ -345,14 +344,23 @@ class LayerWork:
             share=1 - training.high_precision_layers / frame.model.layer_count,
         )
 
-    def _exposed(self, collectives: Array, matmuls: Array) -> Array:
-        """Return the part of `collectives` that the weight `matmuls` of the same pass do not hide.
+    @cached_property
+    def _beside_exchanges(self) -> Passes:
+        """Seconds of a pass that hide exchanges over tp: of its weight matmuls, and those in which the device waits for launches."""
+        linear, busy, passes = self._linear, self._busy, self._passes
+        return Passes(
+            linear.forward_seconds(self._matmuls) + passes.forward - busy.forward,
+            linear.backward_seconds(self._matmuls) + passes.backward - busy.backward,
+        )
+
+    def _exposed(self, collectives: Array, beside_seconds: Array) -> Array:
+        """Return the part of `collectives` that is not hidden in `beside_seconds` of the same pass.
 
         An overlapped collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
         section 5). Copy engines move the pieces. One piece is always exposed.
         """
-        beside = self.overlap * (1 - 1 / self.frame.candidates.tp) * collectives
-        return np.asarray(collectives - np.minimum(beside, matmuls))
+        overlapped = self.overlap * (1 - 1 / self.frame.candidates.tp) * collectives
+        return np.asarray(collectives - np.minimum(overlapped, beside_seconds))
 
     @cached_property
     def _selection(self) -> Selection | None:

@@ -242,8 +242,11 @@ def _no_even_stages(
     instead = (
         "Leave out even_stages" if uneven else f"Choose another --stack than {training.stack}, which has no others"
     )
-    batch, step = training.global_batch, min(degrees)
-    near = max(step, round(batch / step) * step)
+    batch, ranks = training.global_batch, [cluster.devices // tp for tp in tensor]
+    steps = {each // pp for each in ranks for pp in divisors(layers) if each % pp == 0}
+    near, step = min(
+        ((max(each, round(batch / each) * each), each) for each in steps), key=lambda one: abs(one[0] - batch)
+    )
     return (
         f"even_stages needs pp that divides the {layers} layers of {model.name}: on {cluster.devices} devices with tp of "
         f"{listed(tensor)} and a data-parallel degree that divides the global batch {batch}, pp is {listed(degrees)}. "
