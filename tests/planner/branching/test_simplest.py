@@ -9,6 +9,7 @@ from shardwright.planner.best_plan import OF_OTHER_AXES, search
 from shardwright.planner.branching.simplest import _kinds
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
+from shardwright.specs.mesh import PIPELINE_OUTERMOST
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
 from tests.planner.brute_force import all_plans
@@ -17,7 +18,7 @@ from tests.planner.simplicity import simplicity
 from tests.planner.small_problems import Problem, random_problem, tiny_cluster, tiny_model
 
 _TOLERANCE = 0.15
-_FEW = Fixed(micro_batch=1, zero_stage=1)
+_FEW = Fixed(micro_batch=1, zero_stage=1, order=PIPELINE_OUTERMOST)
 
 
 def _all_near(problem: Problem, best: Plan, seconds: float) -> list[Plan]:
