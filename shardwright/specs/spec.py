@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from shardwright.base import SpecError, nearest, read_json
 
@@ -88,7 +89,7 @@ def _one_line(cls: type[Spec], error: ValidationError) -> str:
     places = [mistake["loc"] for mistake in mistakes]
     # a list whose only item is wrong is also said to be too short: what follows from a mistake inside is none of its own
     own = [m for m in mistakes if not any(place[: len(m["loc"])] == m["loc"] != place for place in places)]
-    first = own[0]
+    first = next((m for m in own if _explains(m, own[0])), own[0])
     path = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     where = ".".join(str(part) for part in path)
     more = len(own) - 1
@@ -106,6 +107,12 @@ def _one_line(cls: type[Spec], error: ValidationError) -> str:
     if len(shown) > 60 or isinstance(first["input"], Mapping):
         return f"'{where}': {message}{tail}"
     return f"'{where}' is {shown}: {message}{tail}"
+
+
+def _explains(mistake: ErrorDetails, missing: ErrorDetails) -> bool:
+    """Whether a key beside a missing one is unknown: it may be that key, misspelt."""
+    kinds = (mistake["type"], missing["type"])
+    return kinds == ("extra_forbidden", "missing") and mistake["loc"][:-1] == missing["loc"][:-1]
 
 
 def _keys_at(cls: type[BaseModel], path: list[str | int]) -> list[str]:

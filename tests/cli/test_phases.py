@@ -57,6 +57,7 @@ def test_phases_are_planned_printed_and_written(command: Command, file: Path, tm
         ("[[phases]\n", ("is not valid TOML",)),
         ("phases = []\n", ("'phases' is []",)),
         ("[[phases]]\nseq_len = 4096\n", ("key 'phases.0.steps' is missing",)),
+        ("[[phases]]\nstep = 3\n", ("unknown key 'phases.0.step'", "Did you mean 'steps'?")),
         ("[[phases]]\nsteps = 3\nseqlen = 4096\n", ("unknown key 'phases.0.seqlen'", "seq_len")),
         ("[[phases]]\nsteps = 3\nseq_len = 'x'\n", ("phases.0.seq_len", "'x'")),
         ("[[phases]]\nsteps = 3\n[switching]\nbuild_seconds = -1\n", ("build_seconds",)),
