@@ -1,7 +1,9 @@
 """The worlds that the parity tests run in tell a failure from a success."""
 
 import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +28,15 @@ def _die() -> None:
     os._exit(3)
 
 
+def _crash(folder: Path, times: int) -> int:
+    """End by a signal the first so many times."""
+    mark = folder / str(len(list(folder.iterdir())))
+    if int(mark.name) < times:
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return int(mark.name)
+
+
 def _sleep() -> None:
     time.sleep(60)
 
@@ -43,7 +54,17 @@ def test_a_failing_rank_shows_its_traceback_and_ends_the_others() -> None:
 
 
 def test_a_rank_that_dies_or_hangs_is_reported() -> None:
-    with pytest.raises(RankFailedError, match="died without a word"):
+    with pytest.raises(RankFailedError, match="rank 0 died with exit code 3"):
         run_world(1, _die)
     with pytest.raises(RankFailedError, match=r"ranks \[0\] did not finish"):
         run_world(1, _sleep, timeout_seconds=1.0)
+
+
+def test_a_world_that_a_signal_ends_runs_once_more_and_shows_where_it_ended(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"rank 0 died with exit code -11:(.|\n)*in _crash"):
+        assert run_world(1, _crash, tmp_path, 1) == [1]
+    with (
+        pytest.warns(UserWarning, match="rank 0 died"),
+        pytest.raises(RankFailedError, match=r"rank 0 died with exit code -11:(.|\n)*in _crash"),
+    ):
+        run_world(1, _crash, tmp_path, 3)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,17 +24,39 @@ class RankFailedError(AssertionError):
     """A rank of a world raised, died or did not finish; the message holds its traceback."""
 
 
+class _SilentDeathError(Exception):
+    """A rank ended before it answered."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+
+class _SignalError(RankFailedError):
+    """A signal ended a rank."""
+
+
 def run_world(
     size: int, function: Callable[..., Result], *args: object, timeout_seconds: float = 120.0
 ) -> list[Result]:
     """Call `function(*args)` on `size` gloo ranks, one thread each, and return their results by rank.
 
     `function`, its arguments and its results travel by pickle, so the function stands at the top of a module. It finds
-    the default process group up.
+    the default process group up. A world of which a signal ends a rank is run a second time, under a warning that holds
+    the rank's stacks: CI saw one such death in 12,190 tests, and nobody has yet seen its cause.
 
     Raises:
         RankFailedError: with the traceback of the first rank that failed; the other ranks are ended.
     """
+    try:
+        return _run_once(size, function, args, timeout_seconds)
+    except _SignalError as death:
+        warnings.warn(str(death), stacklevel=2)
+        return _run_once(size, function, args, timeout_seconds)
+
+
+def _run_once(
+    size: int, function: Callable[..., Result], args: tuple[object, ...], timeout_seconds: float
+) -> list[Result]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
     with tempfile.TemporaryDirectory() as folder:
@@ -47,10 +71,22 @@ def run_world(
             connections.append(here)
         try:
             return _collect(connections, time.monotonic() + timeout_seconds)
+        except _SilentDeathError as death:
+            dead = processes[death.rank]
+            dead.join(10)
+            told = f"rank {death.rank} died with exit code {dead.exitcode}"
+            if (dead.exitcode or 0) >= 0:
+                raise RankFailedError(told) from None
+            raise _SignalError(f"{told}:\n{_stacks(store, death.rank).read_text()}") from None
         finally:
             for process in processes:
                 process.kill()
                 process.join()
+
+
+def _stacks(store: str, rank: int) -> Path:
+    """Where a rank that a signal ends leaves its stacks."""
+    return Path(f"{store}-stacks-{rank}")
 
 
 class _Outcome(NamedTuple):
@@ -99,7 +135,7 @@ def _collect(connections: list[Connection[Any, Any]], deadline: float) -> list[A
             try:
                 succeeded, content = pickle.loads(connection.recv_bytes())  # noqa: S301  # from our own child process
             except EOFError:
-                raise RankFailedError(f"rank {rank} died without a word") from None
+                raise _SilentDeathError(rank) from None
             if not succeeded:
                 raise RankFailedError(f"rank {rank} failed:\n{content}")
             results[rank] = content
@@ -114,6 +150,7 @@ def _rank_main(
     function: Callable[..., object],
     args: tuple[object, ...],
 ) -> None:
+    faulthandler.enable(_stacks(store, rank).open("w"))
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
     import torch.distributed as dist
