@@ -13,9 +13,10 @@ import pytest
 from shardwright.catalog.huggingface import model_from_config
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.run.checks import check_plan
-from shardwright.planner.space.enumerate import Space, enumerate_space
+from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.space.limits import Limit
+from shardwright.planner.space.space import Space
 from shardwright.planner.stages.solve_entry import Solved, plan_of
 from shardwright.specs.choices import AXES
 from shardwright.specs.mesh import ORDERS

@@ -95,7 +95,7 @@ class Portfolio:
             self._run(variant, deadline, progress)
 
     def run_other_order(self, model: ModelSpec, cluster: ClusterSpec, time_limit_seconds: float) -> None:
-        """Search the best few entries of the best variant in another order of the axes (space/other_orders.py)."""
+        """Search the best few entries of the best variant in another order of the axes (space/space.py)."""
         if self.best is None or not self.complete:
             return
         training, run = self.best.variant

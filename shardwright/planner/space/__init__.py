@@ -2,13 +2,13 @@
 
 from .asked import asked
 from .costs import EntryCosts, SpaceCosts, space_costs
-from .enumerate import BY_CHUNK, SCHEDULES, Space, check_fixed, enumerate_space
+from .enumerate import check_fixed, enumerate_space
 from .fixed import Fixed
 from .limits import SHARES
 from .meshes import meshes_of
-from .other_orders import NEAR_THE_BEST, OTHER_ORDERS_TRIED, in_other_order, may_change_order
 from .ranges import LayerRanges, layer_ranges
 from .software import check_runs, kept_by, last_resorts
+from .space import BY_CHUNK, NEAR_THE_BEST, OTHER_ORDERS_TRIED, SCHEDULES, Space, in_other_order, may_change_order
 from .stage_sizes import ChunkSizes, chunk_sizes, near_even_sizes
 from .variants import (
     TRIED_LOSS_CHUNKS,

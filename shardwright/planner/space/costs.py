@@ -22,7 +22,7 @@ from shardwright.costmodel.tables import (
 from shardwright.specs import Candidates, ScheduleName, TrainingSpec, VocabularyParallel
 from shardwright.specs.model import ModelSpec
 
-from .enumerate import Space
+from .space import Space
 
 # A plan that fills the device to the last byte must still fit when its parts are added in another order.
 _ROUNDING = 1e-12

@@ -4,10 +4,9 @@ A new dimension needs a row of `specs.CHOICES`, a generator of its values here, 
 (`Stack.runs`) bounds the space. Mixed clusters have a room of their own, `planner/mixed/`.
 """
 
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from itertools import product
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,13 +33,9 @@ from shardwright.specs import (
     VOCABULARY,
     Candidates,
     ClusterSpec,
-    Optimizer,
-    RecomputePolicy,
     ScheduleName,
     Strategy,
-    Sync,
     TrainingSpec,
-    VocabularyParallel,
     has_shape,
     runs_by_chunk,
     splits_backward,
@@ -53,20 +48,15 @@ from . import refusals
 from .fixed import Fixed
 from .meshes import Degrees, context_exchanges, has_experts, meshes_of
 from .software import Placement, activation_shares, placements, why_not_split
+from .space import BY_CHUNK, SCHEDULES, SPLIT, Space
 from .stage_sizes import divides_into_stages
 
-SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 # Of equally fast plans the search keeps the one whose schedule comes first.
 SEARCHED: tuple[ScheduleName, ...] = (
     "1f1b",
     "interleaved-1f1b",
     *(name for name in SCHEDULES if name not in ("1f1b", "interleaved-1f1b")),
 )
-SPLIT: tuple[int, ...] = tuple(index for index, name in enumerate(SCHEDULES) if splits_backward(name))
-"""Indices of the schedules that split the backward."""
-BY_CHUNK: tuple[int, ...] = tuple(index for index, name in enumerate(SCHEDULES) if runs_by_chunk(name))
-"""Indices of those that run all microbatches of a chunk before the next one."""
-
 _SHARES_VOCABULARY = ("gpipe", "1f1b", "v-half")
 """The schedules for which it is known how many microbatches wait (costmodel/pipeline/in_flight.py): under GPipe none has to."""
 
@@ -78,93 +68,6 @@ _PP, _MICROBATCHES, _ZERO = (_COLUMNS.index(name) for name in ("pp", "microbatch
 # At 8 stages on each rank the bubble is an eighth of that of 1F1B. More shorten it little, and each adds a message for
 # every microbatch.
 MAX_STAGES_PER_RANK = 8
-
-
-@dataclass(frozen=True)
-class Space:
-    """N plans without their stages: entry `i` is `base[base_index[i]]` under schedule `SCHEDULES[schedule[i]]`.
-
-    `vocabulary_parallel`: indices into `VOCABULARY`, how the ranks of the pipeline share embedding and head.
-    `strategies`: what a layer may do, the plain ones first. `fixed`: the choices that every entry keeps. `split_recompute`: the recompute policies that the software runs with a
-    schedule that splits the backward. Cost tables depend on `base` alone, so schedules with equally many stages on a rank
-    share them.
-    """
-
-    base: Candidates
-    base_index: IntArray
-    schedule: IntArray
-    stages_per_rank: IntArray
-    vocabulary_parallel: IntArray
-    fixed: Fixed
-    split_recompute: tuple[RecomputePolicy, ...] = POLICIES
-    strategies: tuple[Strategy, ...] = PLAIN_STRATEGIES
-
-    def __len__(self) -> int:
-        return len(self.base_index)
-
-    @property
-    def even_stages(self) -> bool:
-        """Whether all stages must hold the same number of layers. Every entry of such a space allows it."""
-        return bool(self.fixed.even_stages)
-
-    @cached_property
-    def splits(self) -> Array:
-        """(N,): whether the schedule of an entry splits the backward."""
-        return np.asarray(np.isin(self.schedule, SPLIT))
-
-    @property
-    def plain(self) -> Array:
-        """(N,): whether an entry has one stage on each rank and whole backwards."""
-        return np.asarray((self.stages_per_rank == 1) & ~self.splits)
-
-    def column(self, name: str, entries: IntArray | None = None) -> IntArray:
-        """Return a choice of every entry, or of `entries`, as numbers: as in the space where it has them, else as in `Candidates`."""
-        chosen = slice(None) if entries is None else entries
-        if name in ("schedule", "stages_per_rank", "vocabulary_parallel"):
-            return np.asarray(getattr(self, name)[chosen])
-        values: IntArray = getattr(self.base, name)[self.base_index[chosen]]
-        return values
-
-    @property
-    def spread(self) -> Array:
-        """(N,): whether all ranks of the pipeline share embedding and head."""
-        return np.asarray(self.vocabulary_parallel != VOCABULARY.index("none"))
-
-    def updated_by(self, method: Optimizer) -> "Space":
-        """Return the entries that the optimizer can update: with its state on the device, in one microbatch where it updates layerwise."""
-        off_device = self.base.offload_optimizer[self.base_index] > 0
-        several = self.base.microbatches[self.base_index] > 1
-        left = (off_device & (not method.may_leave_device)) | (several & method.layerwise)
-        if not left.any():
-            return self
-        return self.only(np.flatnonzero(~left))
-
-    def only(self, entries: IntArray) -> "Space":
-        """Return `entries` (A,) in their order, with the candidates that they need."""
-        rows, base_index = np.unique(self.base_index[entries], return_inverse=True)
-        kept = {name: getattr(self, name)[entries] for name in ("schedule", "stages_per_rank", "vocabulary_parallel")}
-        return replace(self, base=self.base[rows], base_index=base_index, **kept)
-
-    def runs(self, allowed: list[int], *, splits: bool, several: bool) -> list[int]:
-        """Return those of the `allowed` strategies that go with a schedule that `splits` the backward or has `several` stages on a
-        rank: where either holds, all activations stay on the device."""
-        return [
-            index
-            for index in allowed
-            if (not splits or self.strategies[index].recompute in self.split_recompute)
-            and not ((splits or several) and self.strategies[index].activation_offload)
-        ]
-
-    def sync_of(self, base: Candidates) -> Sync:
-        """How the replicas of one of its candidates agree."""
-        given = {name: float(getattr(base, name)[0]) for name in SYNC_COLUMNS}
-        return next(sync for sync in self.fixed.syncs if sync_columns(sync) == given)
-
-    def vocabulary_name(self, entry: int) -> VocabularyParallel:
-        return VOCABULARY[int(self.vocabulary_parallel[entry])]
-
-    def schedule_name(self, entry: int) -> ScheduleName:
-        return SCHEDULES[int(self.schedule[entry])]
 
 
 def enumerate_space(

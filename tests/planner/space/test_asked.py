@@ -6,8 +6,9 @@ from shardwright.base.errors import SpecError
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.planner.best_plan import search
 from shardwright.planner.space.asked import asked
-from shardwright.planner.space.enumerate import SCHEDULES, enumerate_space
+from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.space.space import SCHEDULES
 from shardwright.planner.why.alternatives import alternatives
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model

@@ -6,9 +6,10 @@ import pytest
 from shardwright.base.errors import SpecError
 from shardwright.base.numbers import divisors
 from shardwright.catalog.cluster_file import load_cluster
-from shardwright.planner.space.enumerate import MAX_STAGES_PER_RANK, SCHEDULES, _can_be_placed, enumerate_space
+from shardwright.planner.space.enumerate import MAX_STAGES_PER_RANK, _can_be_placed, enumerate_space
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.space.software import Placement
+from shardwright.planner.space.space import SCHEDULES
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.attention import MultiHeadAttention
 from shardwright.specs.model.feed_forward import FeedForward

@@ -12,9 +12,9 @@ from shardwright.costmodel.op_times.choice import op_times
 from shardwright.costmodel.plan_file import PlanFile, read_plan_file, write_plan_file
 from shardwright.planner.best_plan import search
 from shardwright.planner.branching.result import SearchResult
-from shardwright.planner.space.enumerate import Space, enumerate_space
+from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
-from shardwright.planner.space.other_orders import in_other_order, may_change_order
+from shardwright.planner.space.space import Space, in_other_order, may_change_order
 from shardwright.planner.why.alternatives import alternatives
 from shardwright.specs.mesh import ORDERS, PIPELINE_INSIDE_DATA, PIPELINE_OUTERMOST
 from shardwright.specs.training import TrainingSpec
