@@ -2,7 +2,7 @@
 
 from .early_warning import EarlyWarning
 from .ending import Ending, Limits
-from .evaluation import Evaluations, evaluate
+from .evaluation import Evaluation, Evaluations, evaluate
 from .event_files import EventFiles, check_event_files
 from .router_bias import RouterBias, check_router_bias
 from .scalars import Log
@@ -12,6 +12,7 @@ from .wandb_log import WandbLog, check_wandb
 __all__ = [
     "EarlyWarning",
     "Ending",
+    "Evaluation",
     "Evaluations",
     "EventFiles",
     "Limits",

@@ -1,16 +1,21 @@
-"""Seconds by part and peak memory of one rank."""
+"""What a run measures: seconds by part and peak memory of one rank, its machine, and what the offload engine held."""
 
 import contextlib
+import platform
 import statistics
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import torch
+import torch.distributed as dist
 
-from shardwright.base import return_freed_memory
+from shardwright.base import cpu_model, return_freed_memory
+from shardwright.executor.offload import Kind, OffloadEngine, Place
+from shardwright.specs import Fingerprint, HeldBytes, OffloadMeasurement
 
 
 class MemoryPeak(NamedTuple):
@@ -118,3 +123,35 @@ def _resident_peak() -> int:
         return int(psutil.Process().memory_info().rss)
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     return int(fields["VmHWM"].split()[0]) * 1024
+
+
+def read_fingerprint(device: torch.device) -> Fingerprint:
+    """Return this machine, its software and the time."""
+    return Fingerprint(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model(),
+        host=platform.node(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def measure_offload(offload: OffloadEngine | None) -> OffloadMeasurement | None:
+    """Return what the engines of all ranks held; every rank calls this. None without an engine."""
+    if offload is None:
+        return None
+    offload.settle()
+    ledger = offload.ledger
+    gathered = [(ledger.peaks, ledger.peak_bytes("host"), ledger.limits["host"])] * dist.get_world_size()
+    dist.all_gather_object(gathered, gathered[0])
+    largest: dict[tuple[Kind, Place], int] = {}
+    for peaks, _, _ in gathered:
+        for key, held in peaks.items():
+            largest[key] = max(held, largest.get(key, 0))
+    return OffloadMeasurement(
+        held=tuple(
+            HeldBytes(kind=kind, place=place, peak_bytes=held) for (kind, place), held in sorted(largest.items())
+        ),
+        host_peak_bytes=tuple(peak for _, peak, _ in gathered),
+        host_plan_bytes=tuple(limit for _, _, limit in gathered),
+    )

@@ -11,20 +11,15 @@ import torch
 import torch.distributed as dist
 from torch.profiler import record_function
 
-from shardwright.base import GIB, RunFailedError, RunStoppedError, SpecError, StopRequest
+from shardwright.base import RunFailedError, RunStoppedError, SpecError, StopRequest
 from shardwright.costmodel import PlanFile
 from shardwright.costmodel.phases import Span
 from shardwright.executor import TRACE_FOLDER, RunOptions
 from shardwright.executor.data import Begins, Sequences, open_held_back, open_plan_batches, said_of
 from shardwright.executor.loop import (
-    EarlyWarning,
     Ending,
-    Evaluations,
-    EventFiles,
     Limits,
-    Log,
     RouterBias,
-    WandbLog,
     evaluate,
     learning_rate_at,
 )
@@ -37,9 +32,9 @@ from shardwright.specs import Measurement, StepRecord, read_measurement
 from .checkpoint import DamagedError, Trainee, load_checkpoint, load_pretrained
 from .frozen_start import adapter_settings, adapter_start, frozen_from
 from .handing_over import EarlierPhaseError, HandedOver, InPhase, hand_over, take_over
+from .journal import Journal
 from .manifest import Manifest, plan_digest
-from .measuring import measure_offload, read_fingerprint
-from .meter import MemoryMeter, MemoryPeak, StepMeter
+from .meter import MemoryMeter, MemoryPeak, StepMeter, measure_offload, read_fingerprint
 from .optimizer import host_optimizer
 from .run_folder import RunFolder, Start
 from .same_everywhere import check_same
@@ -108,17 +103,11 @@ class Trainer:
         self._router_bias: RouterBias | None = None
         if options.router_bias_rate is not None:
             self._router_bias = RouterBias(self._engine.model_parts, self._engine.mesh, options.router_bias_rate)
-        self._records: list[StepRecord] = []
         keep, beside = options.keep_checkpoints, options.checkpoint == "async"
         self._saver = Saver(folder.checkpoints, self._trainee, keep=keep, beside=beside)
         self._limits = Limits(options, self._stop, device, began=None if phase is None else phase.began)
         self._held_back = open_held_back(plan_file, options)
-        self._evaluations = Evaluations(folder.evaluations)
-        self._logs: list[Log] = []
-        estimate, planned_type = plan_file.estimate, plan_file.cluster.node.device.torch_type
-        self._warning: EarlyWarning | None = None
-        if estimate is not None and planned_type == device.type:
-            self._warning = EarlyWarning(estimate, warmup_steps=options.timing_warmup_steps)
+        self._journal = Journal(plan_file, options, folder, device=device, memory=self._memory, tell=self._tell)
 
     def run(self) -> Measurement:
         """Take all remaining steps; return the measurement on every rank. Rank 0 writes it to the folder.
@@ -132,15 +121,14 @@ class Trainer:
         self._traced = self._traced_step(start)
         if start == self._options.steps:  # a rank was lost after the last checkpoint, and all were started again
             return read_measurement(self._folder.measurement)
-        self._open_records(start)
+        self._journal.open(start)
         self._stop.first_step_begins()
         try:
             measurement = self._take_steps(start)
             self._at(self._last_step, "last checkpoint")
             self._saver.finish()
         finally:
-            for log in self._logs:
-                log.close()
+            self._journal.close()
         if self._hands_over(measurement.steps[-1].step):
             self.handed_over = hand_over(self._trainee, self._last_step, self._engine.loss_scale)
         if self._engine.offload is not None:
@@ -154,7 +142,7 @@ class Trainer:
 
     def _take_steps(self, start: int) -> Measurement:
         for step in range(start + 1, self._last_step + 1):
-            self._record(self._step(step))
+            self._journal.add_step(self._step(step), self._meter.last_parts)
             self._at(step, "agreement")
             ending = self._limits.ask(unsaved=self._saver.failed)
             self._need_saved(ending)
@@ -174,19 +162,6 @@ class Trainer:
                 f"{self._options.until_hours:g} hours are over after step {step} of {self._options.steps}; the same command goes on"
             )
         return measurement
-
-    def _open_records(self, start: int) -> None:
-        """Take up the records of the run's first `start` steps."""
-        if not self._leads:
-            return
-        self._records = self._folder.keep_steps_until(start)
-        self._evaluations.keep_until(start)
-        if self._options.tensorboard:
-            tokens = self._plan_file.training.tokens_per_step
-            self._logs.append(EventFiles(self._folder.events, start, self._plan_file.estimate, tokens))
-        if self._options.wandb is not None:
-            log = WandbLog(self._folder.path, self._plan_file, self._options, self._options.wandb, self._tell)
-            self._logs.append(log)
 
     def _need_saved(self, ending: Ending) -> None:
         """Raise what a checkpoint met that was written beside the steps."""
@@ -209,12 +184,7 @@ class Trainer:
 
         whole = held_back.sequences // self._plan_file.training.global_batch
         batches = min(self._options.eval_batches, max(whole, 1))
-        evaluation = evaluate(self._engine, batch, batches=batches, step=step)
-        if self._leads:
-            self._evaluations.append(evaluation)
-            for log in self._logs:
-                log.add_evaluation(evaluation)
-        self._tell(str(evaluation))
+        self._journal.add_evaluation(evaluate(self._engine, batch, batches=batches, step=step))
 
     def _resume(self) -> int:
         """Load the checkpoint to continue from, if any; return the number of steps already taken."""
@@ -349,44 +319,6 @@ class Trainer:
         folder, rank = self._folder.path / TRACE_FOLDER, dist.get_rank()
         return TracedStep(self._plan_file.plan, folder, rank=rank, device=self._device, number=number).around
 
-    def _record(self, record: StepRecord) -> None:
-        if not self._leads:
-            return
-        self._records.append(record)
-        self._folder.append_step(record)
-        for log in self._logs:
-            log.add_step(record)
-        if record.step % self._options.log_every == 0 or record.step == self._options.steps:
-            self._tell(self._progress_line(record))
-        if self._warning is not None:
-            warning = self._warning.after(record.step, record.seconds, self._meter.last_parts)
-            if warning:
-                self._tell(warning)
-
-    def _progress_line(self, record: StepRecord) -> str:
-        mfu, estimate = self._mfu(record.seconds), self._plan_file.estimate
-        parts = [
-            f"step {record.step}/{self._options.steps}",
-            f"loss {record.loss:.4f}",
-            f"lr {record.learning_rate:.2e}",
-            *([f"skipped, not finite at loss scale {record.loss_scale:,.0f}"] if record.skipped else []),
-            f"{self._plan_file.training.tokens_per_step / record.seconds:,.0f} tokens/s",
-            *([f"MFU {mfu:.1%}"] if mfu else []),
-            f"{record.seconds:.3f} s" + (f" (predicted {estimate.step_seconds:.3f} s)" if estimate else ""),
-            f"memory {self._memory.read().peak / GIB:.2f} GiB",
-        ]
-        return "  ".join(parts)
-
-    def _mfu(self, step_seconds: float) -> float | None:
-        """Model FLOPs of a step over the peak FLOPs of the ranks' devices in that
-        time (Chowdhery et al. 2022, appendix B)."""
-        device = self._plan_file.cluster.node.device
-        peak = device.peak_flops_per_s.get(self._plan_file.training.precision.compute)
-        estimate = self._plan_file.estimate
-        if estimate is None or peak is None or device.torch_type != self._device.type:
-            return None
-        return estimate.model_flops / (step_seconds * dist.get_world_size() * peak)
-
     def _checkpoint_if_due(self, step: int, ending: Ending, *, last: bool) -> None:
         every, minutes = self._options.checkpoint_every, self._options.every_minutes
         if every is None and minutes is None:
@@ -431,14 +363,14 @@ class Trainer:
                 step_seconds_high=float(high),
                 part_seconds=max(parts, key=lambda part: sum(part.values())),
                 tokens_per_s=self._plan_file.training.tokens_per_step / median,
-                mfu=self._mfu(median),
+                mfu=self._journal.mfu(median),
                 offload=measure_offload(self._engine.offload),
                 checkpoints=self._saver.measured(),
                 peak_memory_bytes=tuple(peak.peak for peak in peaks),
                 memory_kind="allocated" if self._device.type == "cuda" else "resident",
                 peak_reserved_bytes=tuple(reserved) or None,
                 baseline_memory_bytes=tuple(peak.baseline for peak in peaks),
-                steps=tuple(self._records),
+                steps=tuple(self._journal.records),
                 fingerprint=read_fingerprint(self._device),
             )
         ]

@@ -3,15 +3,14 @@
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.offload import spaces
-from shardwright.executor.training.trainer import Trainer
+from shardwright.executor.training.journal import Journal
 from shardwright.specs.plan import Plan
 from shardwright.specs.results.measurement import StepRecord, read_measurement
 from shardwright.specs.trainable import Trainable
@@ -145,14 +144,14 @@ def lose_the_drive() -> None:
 
 
 def _after_step_4(call: Callable[[], None]) -> None:
-    original: Any = Trainer._record
+    original = Journal.add_step
 
-    def record(self: Trainer, of: StepRecord) -> None:
-        original(self, of)
-        if of.step == 4:
+    def add_step(self: Journal, record: StepRecord, parts: Mapping[str, float]) -> None:
+        original(self, record, parts)
+        if record.step == 4:
             call()
 
-    Trainer._record = record  # type: ignore[method-assign, assignment]
+    Journal.add_step = add_step  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
