@@ -15,8 +15,8 @@ from shardwright.comparison.side_by_side import Searched, SearchPlan, compare
 from shardwright.comparison.strategies import levels_of
 from shardwright.costmodel.evaluate import estimate_plan as real_estimate
 from shardwright.costmodel.evaluate import fastest
-from shardwright.reports.plan.comparison import Comparison
-from shardwright.reports.plan.tables import comparison_table, plan_table
+from shardwright.reports.plan.comparison import Comparison, comparison_table
+from shardwright.reports.plan.tables import plan_table
 from shardwright.specs.cluster import ClusterSpec
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan

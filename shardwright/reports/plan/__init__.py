@@ -1,19 +1,18 @@
 """A plan, an estimate, a comparison or a run in words and tables."""
 
 from .breakdown import measured_table, memory_table, step_table, timeline_table
-from .comparison import ComparedPlan, Comparison
+from .comparison import ComparedPlan, Comparison, comparison_table, comparison_title
 from .measured import MeasuredLine, measured_lines
 from .others import OtherPlan, others_json, others_table
 from .phases import PhaseLine, measured_phases_table, phases_notes, phases_table
 from .summary import Summary, summary_text
 from .sweep import AXIS_WORDS, Sweep, SweepPoint, cell, crossovers, shown, sweep_csv, sweep_table
-from .tables import COMPARISON_COLUMNS, comparison_cells, comparison_table, comparison_title, goodput_table, plan_table
+from .tables import goodput_table, plan_table
 from .traced import traced_notes, traced_table
 from .words import choice_words, plan_lines, training_lines
 
 __all__ = [
     "AXIS_WORDS",
-    "COMPARISON_COLUMNS",
     "ComparedPlan",
     "Comparison",
     "MeasuredLine",
@@ -24,7 +23,6 @@ __all__ = [
     "SweepPoint",
     "cell",
     "choice_words",
-    "comparison_cells",
     "comparison_table",
     "comparison_title",
     "crossovers",

@@ -1,37 +1,15 @@
-"""A plan and a comparison of plans as tables for the terminal."""
+"""A plan, its estimate and its goodput as tables for the terminal."""
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from shardwright.base import units as readable
-from shardwright.costmodel import Goodput, in_groups, lacking_bytes, parameter_words, schedule_words
-from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, TrainingSpec
+from shardwright.costmodel import Goodput, lacking_bytes, parameter_words
+from shardwright.specs import ClusterSpec, Estimate, Plan, TrainingSpec
 from shardwright.specs.model import ModelSpec
 
-from .comparison import ComparedPlan, Comparison
-from .words import (
-    choice_words,
-    plan_lines,
-    recompute_words,
-    training_lines,
-)
-
-_CHOICES = 6  # the comparison's columns before this one hold the plan's name and choices
-COMPARISON_COLUMNS = (
-    "plan",
-    "mesh",
-    "schedule",
-    "ZeRO",
-    "recompute",
-    "micro batch",
-    "step",
-    "tokens/s",
-    "MFU",
-    "memory",
-    "slower by",
-)
+from .words import plan_lines, training_lines
 
 
 def plan_table(
@@ -110,55 +88,3 @@ def goodput_table(left: dict[str, Goodput]) -> Table:
             readable.seconds(one.mean_seconds_between_failures),
         )
     return table
-
-
-def comparison_table(comparison: Comparison) -> RenderableType:
-    """One line for each way that fits, and the reasons why the others do not; readable in 80 columns."""
-    title = Text(comparison_title(comparison))  # plain text, because a name may look like rich's markup
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("plan", no_wrap=True)
-    table.add_column("choices")
-    numbers = COMPARISON_COLUMNS[_CHOICES:]
-    for column in numbers:
-        table.add_column(column, justify="right", no_wrap=True)
-    reasons: list[Text] = []
-    for row in comparison.rows:
-        if row.step_seconds is None or row.plan is None:
-            reasons.append(Text.assemble((f"{row.name}: ", "bold"), row.reason or "cannot run"))
-        else:
-            cells = comparison_cells(row, comparison)[_CHOICES:]
-            style = "bold" if row is comparison.fastest else ""
-            table.add_row(
-                *map(Text, (row.name, "; ".join((choice_words(row.plan), *row.trained)), *cells)), style=style
-            )
-    return Group(table, *reasons) if table.row_count else Group(*reasons)
-
-
-def comparison_title(comparison: Comparison) -> str:
-    """The compared model and cluster, and the software if it is not this project's own."""
-    trained_by = "" if comparison.stack == OWN_STACK else f", trained by {comparison.stack}"
-    return f"{comparison.model_name} on {comparison.cluster_name}{trained_by}"
-
-
-def comparison_cells(row: ComparedPlan, comparison: Comparison) -> list[str]:
-    """One row's cells in the order of `COMPARISON_COLUMNS`; dashes where it has no plan."""
-    plan, estimate, best = row.plan, row.estimate, comparison.fastest
-    if plan is None or estimate is None:
-        return [row.name, *["-"] * (len(COMPARISON_COLUMNS) - 1)]
-    slower = "-"
-    if best is not None and best.step_seconds is not None and row.step_seconds is not None:
-        ratio = row.step_seconds / best.step_seconds
-        slower = readable.share(ratio - 1) if ratio < 2 else f"x {readable.number(ratio)}"
-    return [
-        row.name,
-        str(plan.mesh),
-        schedule_words(plan),
-        str(plan.zero_stage),
-        recompute_words(plan),
-        in_groups(plan, lambda one: str(one.micro_batch)),
-        readable.seconds(estimate.step_seconds),
-        readable.count(estimate.tokens_per_s),
-        readable.share(estimate.mfu),
-        readable.size(estimate.peak_memory_bytes),
-        slower,
-    ]

@@ -1,10 +1,12 @@
-"""Tables of plans: cells that are easy to read wrongly."""
+"""The table of a comparison: cells that are easy to read wrongly."""
+
+import io
 
 import pytest
+from rich.console import Console
 
 from shardwright.comparison.strategies import levels_of
-from shardwright.reports.plan.comparison import ComparedPlan, Comparison
-from shardwright.reports.plan.tables import comparison_cells
+from shardwright.reports.plan.comparison import ComparedPlan, Comparison, comparison_table
 from shardwright.specs.training import TrainingSpec
 from shardwright.validation.architecture.model import model_of_row
 from tests.validation.fake_costs import cluster, estimate_plan
@@ -22,4 +24,6 @@ def test_a_step_of_twice_the_time_and_more_is_a_factor(factor: float, cell: str)
     )
     rows = tuple(ComparedPlan(name=name, plan=plan, estimate=one) for name, one in (("a", estimate), ("b", longer)))
     comparison = Comparison(model_name="m", cluster_name="c", rows=rows)
-    assert comparison_cells(rows[1], comparison)[-1] == cell
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(comparison_table(comparison))
+    assert shown.getvalue().rstrip().endswith(cell)
