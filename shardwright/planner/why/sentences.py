@@ -17,7 +17,7 @@ from shardwright.costmodel import (
 )
 from shardwright.costmodel.op_times import Constants, OpTimes, op_times
 from shardwright.costmodel.tables import host_share_bytes, usable_bytes
-from shardwright.planner.branching import SearchResult
+from shardwright.planner.branching import AsGiven, SearchResult
 from shardwright.planner.space import changed, words_of
 from shardwright.specs import ClusterSpec, Estimate, NodeGroup, Plan, Profile, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -268,18 +268,31 @@ def what_was_given_up(found: SearchResult) -> list[str]:
 
 
 def what_was_chosen(found: SearchResult) -> list[str]:
-    """Say what the planner chose of the training spec, and what the given value would take."""
-    lines = []
+    """Say what the planner chose of the training spec, and what the given values would take. Choices whose given values lead to
+    the same plan share a line."""
+    alike: list[list[AsGiven]] = []
     for choice in found.as_given:
-        words = f"The planner chose {words_of(found.training, choice.name)}"
-        given = words_of(found.given, choice.name)
-        if choice.fastest is None:
-            lines.append(f"{words}; with {given} no plan was found that fits.")
+        same = next((some for some in alike if some[0].fastest == choice.fastest), None)
+        if same is None:
+            alike.append([choice])
         else:
-            seconds = choice.fastest.step_seconds
-            longer = _how_much(seconds / found.estimate.step_seconds - 1)
-            lines.append(f"{words}; with {given} the fastest plan takes {units.seconds(seconds)}, {longer}.")
-    return lines
+            same.append(choice)
+    return [_chosen_line(found, choices) for choices in alike]
+
+
+def _chosen_line(found: SearchResult, choices: list[AsGiven]) -> str:
+    chosen = " and ".join(words_of(found.training, choice.name) for choice in choices)
+    given = " or ".join(f"with {words_of(found.given, choice.name)}" for choice in choices)
+    fastest = choices[0].fastest
+    if fastest is None:
+        return f"The planner chose {chosen}; {given} no plan was found that fits."
+    mesh = f" ({fastest.plan.mesh})" if fastest.plan.mesh != found.plan.mesh else ""
+    change = fastest.step_seconds / found.estimate.step_seconds - 1
+    simpler = ", but this plan is simpler" if change < -0.0005 else ""
+    return (
+        f"The planner chose {chosen}; {given} the fastest plan{mesh} takes {units.seconds(fastest.step_seconds)}, "
+        f"{_how_much(change)}{simpler}."
+    )
 
 
 def _searched(found: SearchResult) -> list[str]:

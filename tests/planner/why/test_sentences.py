@@ -1,6 +1,7 @@
 """Explanations: the numbers in them are those of the estimates."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.costmodel.op_times.choice import op_times
 from shardwright.planner.best_plan import search
-from shardwright.planner.branching.result import SearchResult
+from shardwright.planner.branching.result import AsGiven, RunnerUp, SearchResult
 from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.why.alternatives import alternatives
-from shardwright.planner.why.sentences import explain
+from shardwright.planner.why.sentences import explain, what_was_chosen
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
 from tests.planner.small_problems import tiny_cluster, tiny_model
@@ -195,3 +196,16 @@ def test_changes_that_lead_to_the_same_plan_are_told_together(found: SearchResul
         (line,) = [line for line in lines if changes[0] in line and line.startswith("With")]
         assert all(change in line for change in changes)
         assert f" on {plan.mesh}, " in line
+
+
+def test_choices_whose_given_values_lead_to_the_same_plan_share_a_line(found: SearchResult) -> None:
+    mesh = found.plan.mesh.model_copy(update={"dp_shard": found.plan.mesh.dp_shard * 2})
+    other = RunnerUp(found.plan.model_copy(update={"mesh": mesh}), 0.9 * found.estimate.step_seconds)
+    slower = RunnerUp(found.plan, 1.5 * found.estimate.step_seconds)
+    names = {"loss_chunks": other, "linear": slower, "recompute_modules": other}
+    chosen = replace(found, as_given=tuple(AsGiven(name, fastest) for name, fastest in names.items()))
+    shared, alone = what_was_chosen(chosen)
+    assert "one piece and selective recompute of" in shared
+    assert f"the fastest plan ({mesh}) takes" in shared
+    assert shared.endswith("10.0% faster, but this plan is simpler.")
+    assert alone.endswith("50.0% slower.")
