@@ -63,8 +63,8 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     check_optimizer(model, training)
     if plan.offload.optimizer_fraction and not training.method.may_leave_device:
         raise SpecError(off_device(training))
-    if plan.microbatches > 1 and training.method.layerwise:
-        raise SpecError(one_microbatch(training))
+    if training.method.layerwise:
+        _check_layerwise(plan, training)
     check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, expert_tp=mesh.expert_tp)
     split = plan.sequence_parallel
     trading = plan.ulysses_degree if plan.context_parallel == "ulysses-ring" else mesh.cp
@@ -230,6 +230,24 @@ def check_optimizer(model: ModelSpec, training: TrainingSpec) -> None:
 def off_device(training: TrainingSpec) -> str:
     """Say that the optimizer cannot be updated where it would be."""
     return f"optimizer {training.method} has no update off the device; leave its state there (--offload-optimizer 0), or give adamw"
+
+
+def _check_layerwise(plan: Plan, training: TrainingSpec) -> None:
+    if plan.microbatches > 1:
+        raise SpecError(one_microbatch(training))
+    mesh = plan.mesh
+    shared = mesh.tp * (mesh.data_ranks // mesh.dp_replicate if plan.zero_stage else 1) > 1
+    if mesh.pp > 1 or plan.approximate or (training.method.whole_matrix and shared):
+        raise SpecError(layerwise_alone(training))
+
+
+def layerwise_alone(training: TrainingSpec) -> str:
+    """Say what does not go with an update of each layer in the backward pass."""
+    whole = ", nor with matrices that tp or ZeRO splits" if training.method.whole_matrix else ""
+    return (
+        f"optimizer {training.method} updates a layer before the other gradients are there, which does not go with pp and approximate "
+        f"sync{whole}; leave out these, or layerwise"
+    )
 
 
 def one_microbatch(training: TrainingSpec) -> str:

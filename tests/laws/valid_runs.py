@@ -189,8 +189,10 @@ def optimizers(draw: st.DrawFn, model: ModelSpec, trainable: str, plan: Plan) ->
         if trainable == "all" and not experts:
             every += ["adafactor", "muon", "soap", "galore:rank=64", "galore:bits=8", "frugal", "cosmos", "sinkgd"]
     name = draw(st.sampled_from(every))
-    several = plan.microbatches > 1 or "galore" not in name
-    return name if several or draw(st.booleans()) else f"{name},layerwise=1"
+    mesh = plan.mesh
+    split = mesh.tp * (mesh.data_ranks // mesh.dp_replicate if plan.zero_stage else 1) > 1
+    waits = plan.microbatches > 1 or mesh.pp > 1 or split or "galore" not in name
+    return name if waits or draw(st.booleans()) else f"{name},layerwise=1"
 
 
 @st.composite
@@ -198,7 +200,7 @@ def agreements(draw: st.DrawFn, plan: Plan, optimizer: str) -> Plan:
     """The plan with an exact reduction of gradients, or with an approximation that its replicas can agree by."""
     every = [sync for one in APPROXIMATIONS.values() for sync in one.syncs]
     sync = draw(st.sampled_from([Sync(), *every]))
-    if sync.method == "1-bit-adam" and optimizer != "adamw":
+    if "layerwise" in optimizer or (sync.method == "1-bit-adam" and optimizer != "adamw"):
         return plan
     try:
         return Plan.parse({**dict(plan), "sync": sync}, source="test")

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim._muon import _zeropower_via_newtonschulz
 
 from shardwright.costmodel.plan_file import PlanFile
+from shardwright.executor.optimizers.layerwise import LayerwiseUpdates
 from shardwright.executor.optimizers.pieces import Axis, Cut
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.engine import Engine, build_engine
@@ -229,3 +230,75 @@ def test_a_method_that_sees_its_shard_alone_shows() -> None:
     for name, runs in found.items():
         errors = {method: max(run[method] for run in runs) for method in WHOLE}
         assert {method: error for method, error in errors.items() if error < 1e-2} == {}, name
+
+
+WHOLE_LAYERS = ("galore:rank=4,period=2", "frugal:rank=4,period=2")
+
+
+def layerwise_differences(given: PlanFile, methods: tuple[str, ...], sabotage: bool) -> dict[str, float]:
+    """By method, the largest difference of a parameter after updates in backward passes and after them, as one rank of a world that is up."""
+    if sabotage:
+        update = LayerwiseUpdates._update
+
+        def without_the_first(self: LayerwiseUpdates, number: int) -> None:
+            if number:
+                update(self, number)
+
+        LayerwiseUpdates._update = without_the_first  # type: ignore[method-assign]
+    found = {}
+    for method in methods:
+        early, late = (
+            _trained(given, f"{method}{layerwise}", frees=bool(layerwise) and not sabotage)
+            for layerwise in (f"{',' if ':' in method else ':'}layerwise=1", "")
+        )
+        found[method] = max(float((early[name] - late[name]).abs().max()) for name in late)
+    return found
+
+
+def _trained(given: PlanFile, method: str, *, frees: bool) -> dict[str, Tensor]:
+    """The parameters after a few steps, and the norms of their gradients. `frees`: no gradient is left after a backward pass."""
+    options = RunOptions(out=Path(), learning_rate=RATE, weight_decay=0.1, clip_norm=None)
+    engine = build_engine(given, device=torch.device("cpu"), seed=7)
+    optimizer = host_optimizer(engine.model_parts, method, options, engine.offload)
+    if optimizer.layerwise is not None:
+        engine.gradient_of = optimizer.layerwise.norm_of
+    named = [(name, one) for part in engine.model_parts for name, one in part.named_parameters()]
+    found = {}
+    for step in range(STEPS):
+        optimizer.set_learning_rate(RATE / (1 + step))
+        engine.forward_backward(*own_share(engine, *batch(step, given)))
+        assert not frees or all(one.grad is None for _, one in named)
+        found[f"norm {step}"] = torch.tensor(engine.clip_gradients(None))
+        optimizer.step()
+        engine.zero_gradients()
+    return found | {name: whole(one) for name, one in named}
+
+
+TIED = plan_file(model_config("qwen3", tied=True), plan(_layers(2, 0), microbatches=1))
+LAYERWISE_CASES: Mapping[int, Mapping[str, tuple[PlanFile, tuple[str, ...]]]] = {
+    1: {"alone": (_case(_layers(2, 0), microbatches=1), WHOLE_LAYERS), "tied": (TIED, WHOLE_LAYERS)},
+    2: {"replicas": (_case(_layers(2, 0), dp_replicate=2, microbatches=1), WHOLE_LAYERS)},
+}
+IN_8_BITS: Mapping[int, Mapping[str, tuple[PlanFile, tuple[str, ...]]]] = {
+    1: {"tied": (TIED, ("adamw8bit",))},
+    2: {
+        "fsdp2": (_case(_layers(2, 3), dp_shard=2, microbatches=1), ("adamw8bit",)),
+        "tp2": (_case(_layers(2, 0), tp=2, microbatches=1), ("adamw8bit",)),
+    },
+}
+
+
+@pytest.mark.parametrize("ranks", LAYERWISE_CASES)
+@pytest.mark.parametrize("eight_bits", [False, True], ids=["32 bits", "8 bits"])
+def test_updates_in_the_backward_pass_are_those_after_it(eight_bits: bool, ranks: int) -> None:
+    if eight_bits:
+        pytest.importorskip("torchao")
+    cases = (IN_8_BITS if eight_bits else LAYERWISE_CASES)[ranks]
+    found = run_in_turn(ranks, layerwise_differences, {name: (*case, False) for name, case in cases.items()})
+    for name, runs in found.items():
+        assert all(difference < 1e-6 for run in runs for difference in run.values()), (name, runs)
+
+
+def test_a_unit_that_is_left_out_shows() -> None:
+    ((found,),) = run_in_turn(1, layerwise_differences, {"tied": (TIED, WHOLE_LAYERS, True)}).values()
+    assert all(difference > 1e-3 for difference in found.values())

@@ -12,6 +12,7 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions
 from shardwright.executor.model import read_skeleton
+from shardwright.executor.optimizers import check_clipping
 from shardwright.executor.parallel import Engine, LossFunction, build_engine
 from shardwright.executor.training import (
     HostedOptimizer,
@@ -91,8 +92,11 @@ class ParallelModel:
         values = {"out": ".", "learning_rate": learning_rate, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         options = RunOptions.parse({**values, "clip_norm": clip_norm}, source="optimizer")
         method = self.plan_file.training.method
+        check_clipping(method, clip_norm)
         scaled = self.engine.loss_scale is not None
         hosted = host_optimizer(self.engine.model_parts, method, options, self.engine.offload, scaled=scaled)
+        if hosted.layerwise is not None:
+            self.engine.gradient_of = hosted.layerwise.norm_of
         hosted.set_learning_rate(learning_rate)
         self._optimizer = StepOptimizer(self.engine, hosted, clip_norm)
         return self._optimizer

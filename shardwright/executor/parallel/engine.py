@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +48,8 @@ class Engine:
     `dp_rank` of `dp_size` reads its own `micro_batch * microbatches` sequences of each global batch. `tied_names` maps
     the name of a copied weight to the name of its original. With tied embeddings in a pipeline the last stage holds
     such a copy. `offload` holds what left the device, if anything did. `agreement` is between
-    replicas that do not reduce every gradient in full; None where they do. `loss_scale` multiplies the loss of the next step; None unless
+    replicas that do not reduce every gradient in full; None where they do. `gradient_of` returns this rank's part of a parameter's gradient after
+    the backward pass, or what has its norm. `loss_scale` multiplies the loss of the next step; None unless
     the plan computes in fp16.
     """
 
@@ -92,6 +93,9 @@ class Engine:
             if len(plan.stages) - 1 in stages:  # the norm counts the first stage's copy
                 self._counted = [parameter for parameter in self._counted if parameter is not copy]
         self.offload = _offload(builder, stages, folder=offload_folder, streams=offload_streams, late=copy)
+        self.gradient_of: Callable[[nn.Parameter], Tensor | None] = (
+            local_gradient if self.offload is None else self.offload.gradient_of
+        )
         for sync in syncs.values():
             sync.engine = self.offload
         self.agreement: Agreement | None = None
@@ -169,8 +173,7 @@ class Engine:
         """
         device = torch.device(self.mesh.device_type)
         ranks_per_stage = self.mesh.size() // self._plan.mesh.pp
-        own_gradient = local_gradient if self.offload is None else self.offload.gradient_of
-        gradients = ((parameter, own_gradient(parameter)) for parameter in self._counted)
+        gradients = ((parameter, self.gradient_of(parameter)) for parameter in self._counted)
         if self.agreement is None:
             norm = largest = (
                 gradient_norm(gradients, ranks_per_stage=ranks_per_stage, device=device) / self._loss_factor

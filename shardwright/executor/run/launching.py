@@ -17,6 +17,7 @@ from shardwright.executor.data import Begins, new_tokens_go_with_a_mistake, open
 from shardwright.executor.loop import check_event_files, check_router_bias, check_wandb
 from shardwright.executor.low_precision import check_linear_precision
 from shardwright.executor.model import lacks_fused_attention, read_config, read_skeleton
+from shardwright.executor.optimizers import check_clipping
 from shardwright.executor.parallel import check_compile, compiles
 from shardwright.executor.text import holds_tokenizer
 from shardwright.executor.training import (
@@ -306,8 +307,10 @@ def _check_loop(plan_file: PlanFile, options: RunOptions) -> None:
     """Check what goes on around the steps.
 
     Raises:
-        SpecError: the held-back data is not valid; a package is absent; the model has no router whose bias could move.
+        SpecError: the held-back data is not valid; a package is absent; the model has no router whose bias could move; gradients
+            are to be clipped that the optimizer does not keep.
     """
+    check_clipping(plan_file.training.method, options.clip_norm)
     if options.tensorboard:
         check_event_files()
     check_router_bias(plan_file, options.router_bias_rate)

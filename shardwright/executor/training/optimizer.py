@@ -1,6 +1,7 @@
 """The optimizer of a plan's training."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from shardwright.executor import RunOptions
 from shardwright.executor.offload import OffloadEngine, UpdateRule
-from shardwright.executor.optimizers import LocalShards, WholeMatrices, matrices_of, on_local_tensors
+from shardwright.executor.optimizers import LayerwiseUpdates, LocalShards, WholeMatrices, matrices_of, on_local_tensors
 from shardwright.specs import Optimizer
 
 
@@ -23,7 +24,7 @@ def build_optimizer(parts: Sequence[nn.Module], method: Optimizer | str, options
 
     Weight decay acts on matrices only. Norms and biases have none, also biases of stacked projections and experts.
     """
-    decays = _decays(parts, options.weight_decay)
+    decays = _decays(_named(parts), options.weight_decay)
     return _optimizer(_groups(zip(decays, decays, strict=True), decays), _read(method), options)
 
 
@@ -40,8 +41,13 @@ def host_optimizer(
     It does so while backward passes run, if neither clipping nor a `scaled` loss waits for the norm of all gradients.
     """
     method = _read(method)
-    if method.whole_matrix or method.name in ("lion", "adamw8bit"):
-        hosted = _special(parts, method, options)
+    if method.layerwise:
+        matrices = matrices_of(parts, method) if method.whole_matrix else None
+        each = partial(_special, matrices=matrices, method=method, options=options)
+        hosted = HostedOptimizer(None, None, LayerwiseUpdates(parts, each))
+    elif method.whole_matrix or method.name in ("lion", "adamw8bit"):
+        matrices = matrices_of(parts, method) if method.whole_matrix else None
+        hosted = _special(_named(parts), matrices=matrices, method=method, options=options)
     else:
         hosted = _hosted(parts, method, options, offload, scaled=scaled)
     if scaled:  # a checkpoint may come before the first update
@@ -53,16 +59,22 @@ def _read(method: Optimizer | str) -> Optimizer:
     return method if isinstance(method, Optimizer) else Optimizer.model_validate(method)
 
 
-def _special(parts: Sequence[nn.Module], method: Optimizer, options: RunOptions) -> "HostedOptimizer":
-    """Return the optimizers that nothing of can leave the device, with AdamW for what a whole-matrix method leaves."""
-    decays = _decays(parts, options.weight_decay)
+def _special(
+    named: Iterable[tuple[str, nn.Parameter]],
+    *,
+    matrices: Collection[nn.Parameter] | None,
+    method: Optimizer,
+    options: RunOptions,
+) -> "HostedOptimizer":
+    """Return an optimizer that nothing of can leave the device, with AdamW for what a method for `matrices` leaves."""
+    decays = _decays(named, options.weight_decay)
     constants: dict[str, Any] = {"betas": options.betas, "eps": options.eps}
-    if not method.whole_matrix:
+    if matrices is None:
         return HostedOptimizer(None, None, LocalShards(decays, method, **constants) if decays else None)
-    matrices = {parameter: decays[parameter] for parameter in matrices_of(parts, method)}
-    rest = [(parameter, parameter) for parameter in decays if parameter not in matrices]
+    whole = {parameter: decays[parameter] for parameter in matrices if parameter in decays}
+    rest = [(parameter, parameter) for parameter in decays if parameter not in whole]
     on_device = _optimizer(_groups(rest, decays), Optimizer(), options) if rest else None
-    return HostedOptimizer(on_device, None, WholeMatrices(matrices, method, **constants) if matrices else None)
+    return HostedOptimizer(on_device, None, WholeMatrices(whole, method, **constants) if whole else None)
 
 
 def _hosted(
@@ -71,7 +83,7 @@ def _hosted(
     if offload is None:
         trains = any(parameter.requires_grad for part in parts for parameter in part.parameters())
         return HostedOptimizer(build_optimizer(parts, method, options) if trains else None, None)
-    decays, off_device = _decays(parts, options.weight_decay), offload.device_parts
+    decays, off_device = _decays(_named(parts), options.weight_decay), offload.device_parts
     waits = scaled or options.clip_norm is not None
     offload.attach(UpdateRule(method.name, betas=options.betas, eps=options.eps), decays, during_backward=not waits)
     staying = ((parameter, off_device.get(parameter, parameter)) for parameter in decays)
@@ -89,7 +101,7 @@ class HostedOptimizer:
         self,
         on_device: torch.optim.Optimizer | None,
         offload: OffloadEngine | None,
-        special: LocalShards | WholeMatrices | None = None,
+        special: LocalShards | WholeMatrices | LayerwiseUpdates | None = None,
     ) -> None:
         self.on_device, self.offload, self.special = on_device, offload, special
         self._learning_rate = 0.0
@@ -101,6 +113,13 @@ class HostedOptimizer:
             set_learning_rate(self.on_device, learning_rate)
         if self.offload is not None:
             self.offload.set_learning_rate(learning_rate)
+        if self.layerwise is not None:
+            self.layerwise.set_learning_rate(learning_rate)
+
+    @property
+    def layerwise(self) -> LayerwiseUpdates | None:
+        """What updates in the backward pass, if anything does; its gradients are gone after that, and only their norms are left."""
+        return self.special if isinstance(self.special, LayerwiseUpdates) else None
 
     def step(self) -> None:
         """Update all parameters with the gradients of the step."""
@@ -150,9 +169,12 @@ class HostedOptimizer:
                 state["step"].zero_()
 
 
-def _decays(parts: Sequence[nn.Module], weight_decay: float) -> dict[nn.Parameter, float]:
+def _named(parts: Sequence[nn.Module]) -> Iterable[tuple[str, nn.Parameter]]:
+    return (named for part in parts for named in part.named_parameters())
+
+
+def _decays(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> dict[nn.Parameter, float]:
     """Return the weight decay of each parameter that is trained."""
-    named = (named for part in parts for named in part.named_parameters())
     return {
         parameter: weight_decay if parameter.ndim > 1 and not name.endswith("bias") else 0.0
         for name, parameter in named

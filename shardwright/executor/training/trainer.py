@@ -92,6 +92,11 @@ class Trainer:
             self._engine.offload,
             scaled=self._engine.loss_scale is not None,
         )
+        if optimizer.layerwise is not None:
+            self._engine.gradient_of = optimizer.layerwise.norm_of
+        self._updates_early = optimizer.layerwise is not None or (
+            self._engine.offload is not None and options.clip_norm is None and self._engine.loss_scale is None
+        )
         self._trainee = Trainee(
             self._engine.model_parts,
             optimizer,
@@ -383,17 +388,16 @@ class Trainer:
         scale = self._engine.loss_scale
         if math.isfinite(loss) and (math.isfinite(gradient_norm) or (scale and scale.value >= SMALLEST_SCALE)):
             return
-        early = self._engine.offload is not None and self._options.clip_norm is None and scale is None
-        left = (
-            "the newest checkpoint is whole" if early else "the parameters are those of the step before"
-        )  # without clipping, the host may have begun its update
+        kept = (
+            "the newest checkpoint is whole" if self._updates_early else "the parameters are those of the step before"
+        )
         if scale is not None and math.isfinite(loss):
             said = f"gradients are not finite in fp16 at any loss scale down to {SMALLEST_SCALE:g}"
         else:
             said = f"the loss is {loss} and the gradient norm {gradient_norm}"
         fix = "" if scale is None else ", or bf16 or fp32, which hold values above 65,504"
         raise RunFailedError(
-            f"step {step}: {said}; training has diverged, {left}. Try a lower learning_rate or more warmup_steps{fix}"
+            f"step {step}: {said}; training has diverged, {kept}. Try a lower learning_rate or more warmup_steps{fix}"
         )
 
     def _tell(self, line: str) -> None:

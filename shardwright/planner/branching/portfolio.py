@@ -8,7 +8,6 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from shardwright.base import Array, SpecError
-from shardwright.costmodel import one_microbatch
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.planner.space import (
     NEAR_THE_BEST,
@@ -74,19 +73,23 @@ class Portfolio:
         fixed: Fixed,
         times_of: Callable[[TrainingSpec], OpTimes],
     ) -> Self:
-        """Enumerate the space once, and bound its entries for each of `trainings`, which agree in what must divide.
+        """Enumerate the space, and bound its entries for each of `trainings`, which agree in what must divide.
 
         Raises:
-            SpecError: nothing divides, or the fixed choices contradict each other.
+            SpecError: nothing divides or can be updated, or the fixed choices contradict each other.
         """
-        space = enumerate_space(model, cluster, trainings[0], fixed)
-        spaces = [(each, space.updated_by(each.method)) for each in trainings]
-        if not any(len(own) for _, own in spaces):
-            raise SpecError(one_microbatch(trainings[-1]))
-        return cls(
-            trainings[0],
-            [Variant(each, BranchAndBound.over(own, model, each, times_of(each))) for each, own in spaces if len(own)],
-        )
+        variants: list[Variant] = []
+        spaces: dict[tuple[bool, ...], Space | SpecError] = {}
+        for each in trainings:
+            updates = each.method.may_leave_device, each.method.layerwise, each.method.whole_matrix
+            if updates not in spaces:
+                spaces[updates] = _space_or_reason(model, cluster, each, fixed)
+            found = spaces[updates]
+            if isinstance(found, Space):
+                variants.append(Variant(each, BranchAndBound.over(found, model, each, times_of(each))))
+        if not variants:
+            raise next(reason for reason in spaces.values() if isinstance(reason, SpecError))
+        return cls(trainings[0], variants)
 
     def run(self, time_limit_seconds: float, progress: Progress | None = None) -> None:
         """Search every variant below the best plan of those before it, until the time is up."""
@@ -161,6 +164,13 @@ class Portfolio:
             run.run(most_solved=most_solved)
             best = best if run.best is None else Found(variant, run.best)
         return best
+
+
+def _space_or_reason(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Space | SpecError:
+    try:
+        return enumerate_space(model, cluster, training, fixed)
+    except SpecError as reason:
+        return reason
 
 
 def _data_parallel_alone(space: Space) -> Array:

@@ -18,7 +18,10 @@ from shardwright.costmodel import (
     check_sequence,
     check_tensor_parallel,
     check_trainable,
+    layerwise_alone,
     loses_errors,
+    off_device,
+    one_microbatch,
     why_not_agree,
 )
 from shardwright.specs import (
@@ -73,18 +76,28 @@ MAX_STAGES_PER_RANK = 8
 def enumerate_space(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed | None = None
 ) -> Space:
-    """Return every combination that divides model, batch and cluster and keeps the fixed choices.
+    """Return every combination that divides model, batch and cluster, keeps the fixed choices, and that the optimizer can update.
 
     Raises:
         SpecError: a fixed choice is not searched, or contradicts another one, the model, the batch or the cluster; or
-            nothing divides.
+            nothing divides, or can be updated.
     """
     fixed = fixed or Fixed()
     try:
-        return _enumerated(model, cluster, training, fixed)
+        space = _enumerated(model, cluster, training, fixed)
     except SpecError as reason:
         wider = refusals.limited_too_far(fixed, lambda choices: _enumerated(model, cluster, training, choices).column)
         raise (SpecError(wider) if wider else reason) from None
+    updated = space.updated_by(training.method)
+    if not len(updated):
+        raise SpecError(_why_not_updated(space, training))
+    return updated
+
+
+def _why_not_updated(space: Space, training: TrainingSpec) -> str:
+    if not training.method.layerwise:
+        return off_device(training)
+    return (one_microbatch if (space.base.microbatches > 1).all() else layerwise_alone)(training)
 
 
 def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Space:

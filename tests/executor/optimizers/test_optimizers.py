@@ -10,6 +10,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from shardwright.base.errors import SpecError
 from shardwright.executor.optimizers import checks
+from shardwright.executor.optimizers.checks import check_clipping
 from shardwright.executor.optimizers.local import _local
 from shardwright.executor.optimizers.rules import LowRankRule, rule_of
 from shardwright.executor.options import RunOptions
@@ -148,14 +149,13 @@ def test_what_cannot_run_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     off = tiny(plan((layers(),)).model_copy(update={"offload": Offload(optimizer_fraction=1)}), optimizer="muon")
     with pytest.raises(SpecError, match=r"optimizer muon has no update off the device; leave its state there"):
         check_plan(off)
-    backward = tiny(plan((layers(),)))
-    training = backward.training.parse(
-        {**backward.training.model_dump(), "optimizer": "galore:layerwise=1", "optimizer_settings": {}}, source="test"
-    )
-    with pytest.raises(
-        SpecError, match="an update of each layer in the backward pass can be estimated and compared, not run yet"
-    ):
-        check_plan(backward.model_copy(update={"training": training}))
+    half, method = tiny(plan((layers(),))), Optimizer.model_validate("galore:layerwise=1")
+    changes = {"precision": {"compute": "fp16"}, "optimizer": str(method), "optimizer_settings": {}}
+    training = half.training.parse({**half.training.model_dump(), **changes}, source="test")
+    with pytest.raises(SpecError, match="an update of each layer in the backward pass in fp16 can be estimated"):
+        check_plan(half.model_copy(update={"training": training}))
+    with pytest.raises(SpecError, match=r"the norm of all gradients is known, and clip_norm 1 waits for it; give"):
+        check_clipping(method, 1.0)
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
     missing = {"soap": ("pytorch-optimizer", "optimizers"), "adamw8bit": ("torchao", "eight-bit")}
     for optimizer, (package, extra) in missing.items():

@@ -18,6 +18,7 @@ from shardwright.planner.why.alternatives import alternatives
 from shardwright.planner.why.sentences import explain, what_was_chosen
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import TrainingSpec
+from tests.costmodel.fakes import round_cluster
 from tests.planner.small_problems import tiny_cluster, tiny_model
 
 _MODEL = tiny_model(layers=16, hidden=2048, vocab=20000)
@@ -209,3 +210,11 @@ def test_choices_whose_given_values_lead_to_the_same_plan_share_a_line(found: Se
     assert f"the fastest plan ({mesh}) takes" in shared
     assert shared.endswith("10.0% faster, but this plan is simpler.")
     assert alone.endswith("50.0% slower.")
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "galore:rank=64,layerwise=1"])
+def test_neighbours_are_updated_by_the_optimizer(optimizer: str) -> None:
+    """Of several microbatches or with its state on the host no layer could be updated as the optimizer does it."""
+    training = TrainingSpec.parse({"seq_len": 512, "global_batch": 4, "optimizer": optimizer}, source="test")
+    found = search(_MODEL, round_cluster(devices_per_node=1, nodes=1), training)
+    assert len(explain(found, _MODEL, round_cluster(devices_per_node=1, nodes=1), training)) > 3
