@@ -18,6 +18,7 @@ from shardwright.costmodel.pipeline import (
     StageCosts,
     peak_activation_bytes,
     step_parts,
+    summed_moments,
     waiting_bytes,
 )
 from shardwright.costmodel.tables import (
@@ -43,6 +44,7 @@ from shardwright.specs import (
     StepSeconds,
     TrainingSpec,
     by_rank,
+    splits_backward,
     stages_group,
 )
 from shardwright.specs.model import ModelSpec
@@ -220,23 +222,11 @@ class PlanCosts:
         tables, pp = self.sums.tables, self.plan.mesh.pp
         static = {name: self._held(Rows.of(value)[:, None]) for name, value in vars(tables.static).items()}
         held, working = self._held_bytes(), self._largest(self.sums.rows.working)
-        kept = peak_activation_bytes(
-            self.plan.schedule,
-            pp,
-            self.plan.microbatches,
-            self.activation_bytes_per_stage(),
-            self.postponed_bytes_per_stage(),
-        )
-        kept = kept + waiting_bytes(
-            self.plan.vocabulary_parallel,
-            self.plan.schedule,
-            pp,
-            self.plan.microbatches,
-            self.activation_bytes_per_stage(),
-        )
+        kept, summed = self._kept_and_summed(static["gradients"])
         logits = self._logit_bytes(kept, working)
         late, apart = static["late_gradients"], static["stream_gradients"]
-        moving = kept + working + held.beside_activations
+        reduced = self._largest(Rows.of(tables.static.reduce_buffer)[:, None])
+        moving = kept + working + 2 * held.gather_window + reduced
         step = np.maximum(static["step"] + held.step_window, static["flat"])
         # what tensors occupy peaks in the passes or in the update; room that is kept apart for gradients is theirs in the update
         passing = moving >= step + late + apart
@@ -249,18 +239,46 @@ class PlanCosts:
             MemoryBytes(
                 parameters=static["parameters"][rank],
                 gathered_parameters=static["gathered"][rank] + 2 * held.gather_window[rank] * passing[rank],
-                gradients=static["gradients"][rank] + (late[rank] + apart[rank]) * (not passing[rank]),
+                gradients=summed[rank] + (late[rank] + apart[rank]) * (not passing[rank]),
                 optimizer_state=static["optimizer_state"][rank],
                 optimizer_step=step[rank] * (not passing[rank]),
                 activations=(kept[rank] + working[rank] - logits[rank]) * passing[rank],
                 logits=logits[rank] * passing[rank] + static["outputs"][rank],
-                communication_buffers=held.reduce_buffer[rank] * passing[rank] + received,
+                communication_buffers=reduced[rank] * passing[rank] + received,
                 allocator_slack=slack[rank],
                 communicators=communicators[rank],
                 context=context_bytes(nodes[rank], constants, self.training.software),
             )
             for rank in range(pp)
         ]
+
+    def _kept_and_summed(self, gradients: Array) -> tuple[Array, Array]:
+        """(pp,) each: bytes of the activations and of the gradients that each rank keeps in its passes, when both together are most.
+
+        `gradients` (pp,): those of all stages. Stages of torch's own pipelines have summed gradients from their first backward pass on. The
+        planner counts them over the whole step, so its plans may need less than it says.
+        """
+        plan, each = self.plan, self.activation_bytes_per_stage()
+        shape = (plan.schedule, plan.mesh.pp, plan.microbatches)
+        software = self.training.software
+        if (
+            software.defers_reduction
+            and plan.microbatches > 1
+            and plan.mesh.pp > 1
+            and not splits_backward(plan.schedule)
+        ):
+            sums = self._per_rank(self.sums.total(Rows.of(self.sums.tables.static.gradients)[:, None]))
+            kept, early = self._per_rank(each), software.reduces_by_stage and plan.mesh.data_ranks > 1
+            moments = summed_moments(*shape[:2], plan.stages_per_rank, plan.microbatches, reduces_by_stage=early)
+            found = np.array(
+                [
+                    max(zip(one.alive @ kept[:, rank], one.summed @ sums[:, rank], strict=True), key=sum)
+                    for rank, one in enumerate(moments)
+                ]
+            )
+            return found[:, 0], found[:, 1]
+        kept = peak_activation_bytes(*shape, each, self.postponed_bytes_per_stage())
+        return kept + waiting_bytes(plan.vocabulary_parallel, *shape, each), gradients
 
     def _host_bytes(self) -> Array:
         """(pp,): bytes of each rank on its host."""

@@ -124,6 +124,8 @@ class Stack(Spec):
         defers_reduction: in a pipeline, ZeRO 2 and 3 sum whole gradients over the microbatches and reduce them once a step, as
             torch's own schedules do (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync). Otherwise each
             microbatch reduces into the rank's shard.
+        reduces_by_stage: such a stage reduces behind its own last backward pass, so that its summed gradients are then free (until torch 2.10,
+            pytorch pull request 165106); otherwise all stages of a rank reduce at the end of the step.
         holds_receive_buffers: in a pipeline a stage has a buffer for what it receives of each microbatch, forward and backward, from the
             first step on (torch/distributed/pipelining/stage.py, _create_act_recv_info and _create_grad_recv_info).
         stage_outputs: what torch's stages keep of every microbatch to the end of the step: "logits" of the last stage in the compute
@@ -253,6 +255,7 @@ class Stack(Spec):
     reduced_module_kernels_backward: NonNegativeFloat = 0.0
     overlaps_reduction: bool = True
     defers_reduction: bool = False
+    reduces_by_stage: bool = False
     holds_receive_buffers: bool = False
     stage_outputs: StageOutputs = "released"
     copies_gathered: bool = True

@@ -267,10 +267,67 @@ def test_gradients_of_a_layer_lie_beside_the_copy_that_is_reduced() -> None:
 
 def test_shards_of_gradients_that_come_at_the_end_have_room_of_their_own() -> None:
     """torchtitan in a pipeline sums whole gradients; the stream of the reduction then makes 4 bytes for each of W / 2."""
-    tables = pipelined("torchtitan", pp=2, microbatches=4, shard=2)
+    tables = pipelined("torchtitan-0.3", pp=2, microbatches=4, shard=2)
     ends = np.array([[1, 1]])
     flat = Rows.of(tables.static.flat).total(np.array([[4]]), ends)
     assert flat.tolist() == [4 * WEIGHTS / 2]
+
+
+@pytest.mark.parametrize(
+    ("stack", "pp", "merged"), [("torchtitan", 2, 4), ("torchtitan-0.3", 2, 0), ("torchtitan", 1, 0)]
+)
+def test_a_schedule_that_returns_logits_joins_those_of_all_microbatches(stack: str, pp: int, merged: int) -> None:
+    """Four microbatches of 128 tokens and 1000 words in two bytes, in a new block of the last stage."""
+    tables = pipelined(stack, pp=pp, microbatches=4)
+    assert tables.static.flat[0].tolist() == [0.0, 0.0, merged * SEQ * VOCABULARY * 2.0]
+
+
+@pytest.mark.parametrize(
+    ("stack", "pp", "microbatches", "breaks"),
+    [("torchtitan", 2, 4, True), ("torchtitan", 2, 1, False), ("torchtitan", 1, 4, False), ("fsdp", 2, 4, False)],
+)
+def test_gradients_summed_in_torchs_pipeline_break_up_free_blocks(
+    stack: str, pp: int, microbatches: int, breaks: bool
+) -> None:
+    """A share of what the layer works in when it runs again, and of two copies of its gradients in four bytes."""
+    tables = pipelined(stack, pp=pp, microbatches=microbatches, shard=2)
+    working = (
+        work(training(stack), pp=pp)
+        .layer(small_model().layer_classes[0])
+        .working_bytes_by_policy[0, POLICIES.index("full")]
+    )
+    expected = CALIBRATED.fragment_share * (working + 2 * 4 * LAYER_WEIGHTS)
+    assert tables.static.fragments[0].tolist() == pytest.approx([expected * breaks, 0.0, 0.0])
+    assert bool(tables.slack[0]) is not breaks
+
+
+def looped(stack: str, microbatches: int, *, shard: int = 2) -> list[MemoryBytes]:
+    """Two ranks with two stages each, of one layer."""
+    stages = tuple(Stage(layers=(LayerRun(count=1, recompute="full", zero_stage=1),)) for _ in range(4))
+    plan = Plan(
+        mesh=Mesh(pp=2, dp_shard=shard),
+        micro_batch=1,
+        microbatches=microbatches,
+        schedule="interleaved-1f1b",
+        stages=stages,
+    )
+    job = training(stack).model_copy(update={"global_batch": shard * microbatches})
+    cluster = round_cluster(nodes=1, devices_per_node=2 * shard)
+    return plan_costs(small_model(), cluster, job, plan, RoundTimes()).memory()
+
+
+@pytest.mark.parametrize(
+    ("stack", "microbatches", "sums"),
+    [("torchtitan", 2, 1), ("torchtitan-0.3", 2, 2), ("torchtitan", 8, 2), ("torchtitan-0.3", 8, 2)],
+)
+def test_a_stage_of_torchs_pipeline_has_summed_gradients_from_its_first_backward_to_its_last(
+    stack: str, microbatches: int, sums: int
+) -> None:
+    """With as many microbatches as ranks a stage has finished before the other begins; torch 2.10 reduces at the end of the step."""
+    middle = 4 * LAYER_WEIGHTS
+    first, _ = looped(stack, microbatches)
+    embedding = 4 * VOCABULARY * HIDDEN
+    assert first.gradients in [sums * middle + embedding * begun for begun in (0, 1)]
 
 
 def pipelined(stack: str, *, pp: int, microbatches: int, shard: int = 1) -> CostTables:

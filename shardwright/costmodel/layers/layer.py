@@ -506,5 +506,6 @@ class LayerWork:
         # on a CPU the heap finds only part of the room where the first forward had these activations
         again = 1.0 if frame.times.node.device.has_own_memory else 1 + frame.times.constants.heap_slack
         repeated = saved.all - chosen
-        working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * saved.all)
+        runs_again = saved.all + tokens * operators.regathered_bytes(block, training, hidden, frame.sequence_split)
+        working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * runs_again)
         return kept, working + self._context.working_bytes(block.attention)[:, None]

@@ -255,10 +255,24 @@ def _core_operand_bytes(training: TrainingSpec, inputs: float, output: float) ->
 
 def norm_output_bytes(block: Block, training: TrainingSpec, hidden: int, sequence_split: Number) -> Array:
     """The part of `saved_bytes` per token that norms write and matmuls read."""
-    attention, ffn = training.trainable.keeps_input(*INPUT_MODULES), keeps_ffn_input(block, training.trainable)
-    outputs = attention or ffn if block.parallel and block.norm_count == 1 else attention + ffn
     split = sequence_split if training.software.regathers_inputs else 1
-    return np.asarray(written_bytes(training) * outputs * hidden / np.asarray(split))
+    return np.asarray(written_bytes(training) * _norm_outputs(block, training) * hidden / np.asarray(split))
+
+
+def regathered_bytes(block: Block, training: TrainingSpec, hidden: int, sequence_split: Number) -> Array:
+    """Bytes per token that a compiled layer holds beside `saved_bytes` while it runs again: the gathered inputs of its matmuls.
+
+    A layer that is kept casts operands of weight gradients again, and gathers them for that. One that runs again in its backward pass
+    is one graph with it, in which each gather stands once: for the matmul and for the gradient of its weight.
+    """
+    gathered = _recast(training) * training.precision.gathered_bytes_per_element * _norm_outputs(block, training)
+    return np.where(np.asarray(sequence_split) > 1, gathered * hidden, 0.0)
+
+
+def _norm_outputs(block: Block, training: TrainingSpec) -> int:
+    """How many outputs of norms the gradients of weights read."""
+    attention, ffn = training.trainable.keeps_input(*INPUT_MODULES), keeps_ffn_input(block, training.trainable)
+    return int(attention or ffn if block.parallel and block.norm_count == 1 else attention + ffn)
 
 
 def keeps_ffn_input(block: Block, trainable: Trainable) -> bool:

@@ -74,6 +74,7 @@ class Constants:
     allocator_slack: float
     heap_slack: float
     gather_slack: float
+    fragment_share: float
     communicator_bytes: float
     memory_reserve: float
     context_bytes: float

@@ -7,7 +7,9 @@ subtracted.
 A rank computes one action at a time. Its peak therefore depends on the order of its actions, not on their seconds.
 """
 
+from collections import Counter
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,6 +159,46 @@ def peak_activation_bytes(
         counts = alive_counts(name, pp, stages_per_rank, microbatches)
         peaks = [(by_chunk[..., rank] @ counts[rank].T).max(axis=-1) for rank in range(pp)]
     return np.stack(peaks, axis=-1)
+
+
+class SummedMoments(NamedTuple):
+    """Moments of one rank, (moments, stages_per_rank) each: microbatches alive on each of its stages, and which stages hold summed gradients."""
+
+    alive: IntArray
+    summed: IntArray
+
+
+@lru_cache(maxsize=4096)
+def summed_moments(
+    name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int, *, reduces_by_stage: bool
+) -> tuple[SummedMoments, ...]:
+    """Per rank, every moment at which it may hold the most of activations and summed gradients together.
+
+    A stage's sum appears in its first backward pass, in which one microbatch's activations go. `reduces_by_stage`: the sum is gone
+    after the stage's last backward pass; otherwise it stays to the end of the step. No schedule here splits backward passes.
+
+    Raises:
+        SpecError: no such schedule.
+    """
+    found = []
+    for order in make_schedule(name, pp, stages_per_rank, microbatches).orders:
+        alive, summed = (np.zeros(stages_per_rank, dtype=np.int64) for _ in range(2))
+        finished = Counter[int]()
+        moments = []
+        for action in (action for work in order for action in work.passes):
+            chunk = action.stage // pp
+            if action.kind is ActionKind.FORWARD:
+                alive[chunk] += 1
+            else:
+                alive[chunk] -= 1
+                summed[chunk] = 1
+                finished[chunk] += 1
+            moments.append(np.stack([alive, summed]))
+            if reduces_by_stage and finished[chunk] == microbatches:
+                summed[chunk] = 0
+        unique = np.unique(np.stack(moments), axis=0)
+        found.append(SummedMoments(unique[:, 0], unique[:, 1]))
+    return tuple(found)
 
 
 def waiting_counts(kind: VocabularyParallel, name: ScheduleName, pp: int, stages: int, microbatches: int) -> IntArray:

@@ -427,17 +427,40 @@ class _Builder:
             return np.where(self.candidates.microbatches > 1, self.times.constants.heap_slack, 0.0)
         constants = self.times.constants
         usual = np.where(self.candidates.zero_stage >= 3, constants.gather_slack, constants.allocator_slack)
+        usual = np.where(self._sums_in_pipeline, 0.0, usual)
         return np.maximum(usual, self.training.software.allocator_slack or 0.0)
 
-    def _kept_logits(self) -> Array:
-        """(N, R): bytes of the logits of all microbatches but the one in its loss, which a pipeline's last stage keeps to return
-        them."""
+    @property
+    def _sums_in_pipeline(self) -> Array:
+        """(N,): where torch's own pipeline sums whole gradients over several microbatches; `_fragments` has the allocator's slack."""
+        several = (self.candidates.microbatches > 1) & (not self._in_heap)
+        return np.asarray(defers(self.training, self.candidates) & several)
+
+    def _fragments(self, parameters: Array) -> Array:
+        """(N, R): bytes that the allocator holds without use in torch's pipelines, of which the largest layer's count.
+
+        Summed gradients lie in pieces of blocks that the first backward pass has freed. That costs a share of what a layer works in when it
+        runs again, and of two copies of its gradients (calibration/allocator/pipelines.py).
+        """
+        working = self.rows.stacked("working_bytes_by_policy")[..., POLICIES.index("full")]
+        copies = 2.0 * self.training.precision.gradient_bytes_per_element * parameters
+        found = self.times.constants.fragment_share * (working + copies) * self._sums_in_pipeline[:, None]
+        found[:, -2:] = 0.0
+        return np.asarray(found)
+
+    def _returned_logits(self) -> tuple[Array, Array]:
+        """(N, R) each: bytes of the logits that a pipeline's last stage keeps to return them, of all microbatches but the one in its loss;
+        and of all in one tensor, which is made of them at the end (torch/distributed/pipelining/schedules.py, _merge_outputs)."""
         chosen, kept = self.candidates, np.zeros((len(self.candidates), len(self.rows)))
-        if self.training.software.stage_outputs != "released":
-            tokens = chosen.micro_batch * float(self.training.seq_len) / chosen.cp
-            each = self.training.precision.activation_bytes_per_element * tokens * self.model.vocab_size / chosen.tp
-            kept[:, -1] = np.where(chosen.pp > 1, (chosen.microbatches - 1) * each, 0.0)
-        return kept
+        if self.training.software.stage_outputs == "released":
+            return kept, kept
+        tokens = chosen.micro_batch * float(self.training.seq_len) / chosen.cp
+        each = self.training.precision.activation_bytes_per_element * tokens * self.model.vocab_size / chosen.tp
+        merged = kept.copy()
+        kept[:, -1], merged[:, -1] = (
+            (chosen.pp > 1) * number * each for number in (chosen.microbatches - 1, chosen.microbatches)
+        )
+        return kept, merged
 
     def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
         """Bytes per row that are held over a step, on the device and on the host
@@ -480,12 +503,13 @@ class _Builder:
         gradients = np.where(whole_gradients, (1 - summed) * whole, device_gradient)
         sums_by_chunk = reduces_by_chunk(self.candidates)[:, None] & ~whole_gradients & accumulated
         gradients = gradients + sums_by_chunk * of_chunk * gradient * parameters
-        reduces = (self._column("data_ranks") > 1) | (summed > 0)
+        defer = defers(self.training, self.candidates)[:, None]
+        reduces = ((self._column("data_ranks") > 1) & ~defer) | (summed > 0)
         window = np.zeros(shard.shape) if matrices is None else matrices.temporary_bytes
         layerwise = self.training.method.layerwise
         if layerwise:  # a row's gradient is alive with what its update needs, and then free
             gradients = np.zeros(shard.shape)
-        defer = defers(self.training, self.candidates)[:, None]
+        outputs, merged = self._returned_logits()
         # what autograd made of a layer is there until it is copied for its reduction, while that of the layer before it goes on
         made = stack.copies_gradients & (self._column("data_ranks") > 1) & ((zero >= 2) | defer) & (not self._in_heap)
         return StaticBytes(
@@ -497,6 +521,7 @@ class _Builder:
             reduce_buffer=(np.where(reduces | layerwise, gradient, 0.0) + made * precision.activation_bytes_per_element)
             * parameters
             + layerwise * window,
+            fragments=self._fragments(parameters),
             step=on_device * (stack.step_copies * element + widened) * shard,
             step_window=(not layerwise) * window,
             late_gradients=np.where(late & ~on_stream, gradients, 0.0),
@@ -506,9 +531,10 @@ class _Builder:
                 # the stream of the reduction has room of its own for the shards of gradients that came at the end
                 (stack.flat_step_bytes_per_parameter + element * (defer & (self._column("data_ranks") > 1))) * shard
                 + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0)
-            ),
+            )
+            + merged,
             unplaced=(kept_gathered + gradients) * self._in_heap,
-            outputs=self._kept_logits(),
+            outputs=outputs,
             nvme=on_nvme * on_host * (master + states),
             host=on_host * ((1 - on_nvme) * (master + states) + shard_gradient)
             + np.where(freed, 0.0, streams * gathered)

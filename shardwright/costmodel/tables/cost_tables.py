@@ -41,6 +41,7 @@ class StaticBytes:
 
     `gathered`: compute-format copies kept from forward to backward. `gather_window`: such a copy where it is freed
     after each use; a rank holds two at once. `reduce_buffer`: the input of one row's gradient reduction; one at a time.
+    `fragments`: what torch's allocator holds without use in torch's pipelines; the largest row's counts.
     `step`: temporaries of the optimizer step, when no activation is alive; `step_window`: of which only the largest row's count. `late_gradients`: gradients of a step with one
     microbatch, which come as its activations go, so that they meet the temporaries and not the loss.
     `stream_gradients`: such gradients from the stream of their reduction. The allocator keeps their room apart for it
@@ -57,6 +58,7 @@ class StaticBytes:
     gradients: Array
     optimizer_state: Array
     reduce_buffer: Array
+    fragments: Array
     step: Array
     step_window: Array
     late_gradients: Array

@@ -104,7 +104,7 @@ class RowCosts:
         activation, working: bytes by policy, kept for each microbatch in flight, and in use during a backward
             (the largest counts).
         static, step, host, nvme: bytes held over the step, needed by the update beside them, and held on the host and its drives.
-        gather_window, reduce_buffer, step_window: bytes of which only the largest row's count.
+        gather_window, reduce_buffer, step_window: bytes of which only the largest row's count; `reduce_buffer` with the allocator's fragments.
         slack: (...), unused bytes of the allocator, as a share of the bytes not held over the step.
         host_activation: bytes by policy, on the host for each microbatch in flight; None where there are none.
     """
@@ -146,7 +146,7 @@ class RowCosts:
             host=Rows.of(kept.host),
             nvme=Rows.of(kept.nvme),
             gather_window=Rows.of(kept.gather_window),
-            reduce_buffer=Rows.of(kept.reduce_buffer),
+            reduce_buffer=Rows.of(kept.reduce_buffer + kept.fragments),
             step_window=Rows.of(kept.step_window),
             send=tables.send_seconds,
             slack=tables.slack,

@@ -29,7 +29,7 @@ _ONE_LENGTH = re.compile(
     r"\bpack(?:ed|ing)\b|padding[_ -]?free|\bpad(?:ded|s|ding)? to (?:max|the max|full)", re.IGNORECASE
 )
 _FINE_TUNING = re.compile(r"fine-?tun|\bsft\b|swift", re.IGNORECASE)
-# What torch's allocator then holds beyond one length, over what the passes occupy: the mean that calibration/ragged_lengths.py prints.
+# What torch's allocator then holds beyond one length, over what the passes occupy: the mean that calibration/allocator/ragged_lengths.py prints.
 _RAGGED_SLACK = 1.5
 _IN_WORDS = {
     "allocated": "peak memory read as what tensors occupy",

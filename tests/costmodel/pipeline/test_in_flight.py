@@ -11,6 +11,7 @@ from shardwright.costmodel.pipeline.in_flight import (
     peak_activation_bytes,
     peak_in_flight,
     split_counts,
+    summed_moments,
     waiting_microbatches,
     walked_counts,
 )
@@ -149,3 +150,25 @@ def test_the_interlaced_pipeline_holds_half_as_many_again(pp: int) -> None:
         for k in range(pp)
     ]
     assert held[::-1] == (pp - np.arange(pp) + waiting_microbatches("interlaced", pp)).tolist()
+
+
+def most(
+    schedule: ScheduleName, stages_per_rank: int, microbatches: int, kept: list[int], sums: list[int], *, early: bool
+) -> int:
+    """The most that the first of two ranks holds of activations and summed gradients."""
+    first, _ = summed_moments(schedule, 2, stages_per_rank, microbatches, reduces_by_stage=early)
+    return int((first.alive @ np.array(kept) + first.summed @ np.array(sums)).max())
+
+
+def test_a_sum_of_gradients_meets_all_microbatches_but_the_one_that_made_it() -> None:
+    """1F1B, F0 F1 B0 B1: before the first backward two are kept, after it one and the sum. With a third one two meet the sum."""
+    assert most("1f1b", 1, 2, [10], [3], early=True) == 20
+    assert most("1f1b", 1, 2, [10], [30], early=True) == 40
+    assert most("1f1b", 1, 3, [10], [3], early=True) == 23
+
+
+def test_a_stage_that_has_reduced_leaves_room_for_the_other() -> None:
+    """F0 F0 F2 F2 B2 B2 B0 B0 on the first rank: three and one sum, or one and both sums where they are reduced at the end."""
+    assert most("interleaved-1f1b", 2, 2, [10, 10], [100, 100], early=True) == 130
+    assert most("interleaved-1f1b", 2, 2, [10, 10], [100, 100], early=False) == 210
+    assert most("interleaved-1f1b", 2, 8, [10, 10], [100, 100], early=True) > 210

@@ -2,7 +2,8 @@
 
 import random
 
-from shardwright.calibration.ragged_lengths import LENGTHS, MIB, Allocator, Shape, run_step, slack
+from shardwright.calibration.allocator.caching import MIB, Allocator
+from shardwright.calibration.allocator.ragged_lengths import LENGTHS, Shape, run_step, slack
 
 SMALL = Shape(hidden=4096, inner=11008, vocabulary=32000, layers=2)
 
