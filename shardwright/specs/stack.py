@@ -139,6 +139,8 @@ class Stack(Spec):
         overlaps_gather: parameters are gathered during the forward pass; otherwise before it.
         tensor_parallel_overlap: share of tensor-parallel communication that runs in pieces beside the matmul that feeds or
             reads it.
+        overlaps_input_gradients: so does the reduction of gradients that several matmuls give of their common input. torch's compiler adds
+            them up first, and takes into pieces only a reduction right behind a matmul (torch/_inductor/fx_passes/micro_pipeline_tp.py).
         attention_kernel: the generation of the fused attention kernel: "flash-1" (FlashAttention of 2022 and its Triton
             versions), "flash-2", or "flash-3", which stands for kernels written for the GPU from Hopper on (FlashAttention-3 and
             4, cuDNN) and runs like flash-2 before Hopper.
@@ -263,6 +265,7 @@ class Stack(Spec):
     sums_gradients_in_matmuls: bool = False
     overlaps_gather: bool = True
     tensor_parallel_overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
+    overlaps_input_gradients: bool = True
     attention_kernel: AttentionKernel = "flash-2"
     merges_partial_results: MergedResults = "fp32"
     overlaps_passes: bool = False

@@ -227,6 +227,17 @@ def test_one_of_tp_pieces_is_always_exposed(trained: Trained, share: float, expo
     assert found.tensor_parallel_backward_seconds_by_policy[0, 0] == pytest.approx(exposed * collectives)
 
 
+def test_reductions_of_summed_gradients_are_exposed_where_the_software_leaves_them_whole(trained: Trained) -> None:
+    """Half of a backward pass's exchanges, by bytes, are gathers, of which one of four pieces is exposed."""
+    job = trained(tensor_parallel_overlap=1.0, overlaps_input_gradients=False)
+    found = replace(work(job, tp=4, sequence_parallel=1), times=SlowMatmuls()).layer(BLOCK)
+    collectives = 4 * 2 * SEQ * HIDDEN * 1e-9
+    assert found.tensor_parallel_forward_seconds == pytest.approx(1 / 4 * collectives)
+    assert found.tensor_parallel_backward_seconds_by_policy[0, 0] == pytest.approx(
+        (1 / 2 + 1 / 2 * 1 / 4) * collectives
+    )
+
+
 def test_no_more_communication_is_hidden_than_there_are_weight_matmuls(trained: Trained) -> None:
     """A quarter of 4 x 64 x 64 - 2 x 64 x 32 weights of attention and 3 x 64 x 128 of the feed-forward, 2 FLOPs for each token."""
     launches = {"kernels_forward": 1e-9, "kernels_backward": 1e-9}

@@ -77,7 +77,7 @@ class LayerWork:
             else self.frame.summed_matrices(self._adapters.whole_elements, self._adapters.whole_expert_elements)
         )
         collectives, beside = self._collectives, self._beside_exchanges
-        exchanged = self._exposed(collectives.backward, beside.backward)
+        exchanged = self._exposed(collectives.backward, beside.backward, share=self._divisible_share)
         traded, alone = self._exposed_trade, self._trade
         exchanges = self._modules is not None and self._modules.exchange
         uneven = AttentionCore(self.frame, self.block).uneven
@@ -353,13 +353,21 @@ class LayerWork:
             linear.backward_seconds(self._matmuls) + passes.backward - busy.backward,
         )
 
-    def _exposed(self, collectives: Array, beside_seconds: Array) -> Array:
+    @property
+    def _divisible_share(self) -> float:
+        """Share of a backward pass's exchanges, by bytes, that run in pieces where any do: all, or the gathers alone."""
+        if self.frame.stack.overlaps_input_gradients:
+            return 1.0
+        gathered = self.frame.training.precision.gathered_bytes_per_element
+        return gathered / (gathered + self.frame.element_bytes)
+
+    def _exposed(self, collectives: Array, beside_seconds: Array, *, share: float = 1.0) -> Array:
         """Return the part of `collectives` that is not hidden in `beside_seconds` of the same pass.
 
         An overlapped collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
-        section 5). Copy engines move the pieces. One piece is always exposed.
+        section 5). Copy engines move the pieces. One piece is always exposed. `share`: of the collectives that run so.
         """
-        overlapped = self.overlap * (1 - 1 / self.frame.candidates.tp) * collectives
+        overlapped = share * self.overlap * (1 - 1 / self.frame.candidates.tp) * collectives
         return np.asarray(collectives - np.minimum(overlapped, beside_seconds))
 
     @cached_property
