@@ -196,7 +196,8 @@ def check_trainable(model: ModelSpec, training: TrainingSpec) -> None:
         )
     linears = {
         module
-        for block in model.layer_classes
+        for layer in model.layer_classes
+        for block in layer.halves
         for matmul in (*attention_matmuls(block, 1, 1, 1), *ffn_matmuls(block, 1, 1, 1))
         for module in matmul.modules
     }
@@ -376,6 +377,8 @@ def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_
         sizes.setdefault("KV heads", block.attention.kv_heads)
         if isinstance(block.ffn, MixtureOfExperts):
             sizes.setdefault(EXPERT_COLUMNS, block.ffn.expert_width)
+            if block.shortcut:
+                sizes.setdefault("feed-forward columns", math.gcd(block.shortcut.width, block.ffn.shared_width))
         else:
             sizes.setdefault("feed-forward columns", block.ffn.width)
     if sequence_parallel:

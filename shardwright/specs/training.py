@@ -84,7 +84,7 @@ class TrainingSpec(Spec):
     `routing`: where the experts of one token lie: anywhere, or next to each other, as a benchmark's fake gate assigns them.
     `expert_capacity`: every expert computes this many times its even share of tokens, and drops or pads; None drops nothing.
     `overlaps_dispatch`: while one microbatch's tokens travel to their experts and back, another microbatch computes its
-    opposite pass (Megatron-Core, --overlap-moe-expert-parallel-comm).
+    opposite pass (Megatron-Core, --overlap-moe-expert-parallel-comm); in a layer with a shortcut around them, its own dense branch.
     `dispatch_multiprocessors`: those that the kernels of this exchange take from that compute; None for as many as collectives
     take. Megatron-Core gives DeepEP 20 and HybridEP 16 (transformer_config.py, moe_deepep_num_sms, moe_hybridep_num_sms).
     `mtp_layers`: multi-token prediction layers behind the last layer, each with the head and its loss once more.

@@ -39,6 +39,7 @@ _FAMILIES = {
     "granitemoe": _Family(more_experts.read_granite_moe, ("GraniteMoeForCausalLM",)),
     "llama": _Family(dense.read_llama, ("LlamaForCausalLM",)),
     "llama4_text": _Family(more_experts.read_llama4, ("Llama4ForCausalLM",)),
+    "longcat_flash": _Family(more_experts.read_longcat_flash, ("LongcatFlashForCausalLM",)),
     "minimax_m2": _Family(more_experts.read_minimax_m2, ("MiniMaxM2ForCausalLM",)),
     "mistral": _Family(dense.read_mistral, ("MistralForCausalLM",)),
     "mixtral": _Family(experts.read_mixtral, ("MixtralForCausalLM",)),

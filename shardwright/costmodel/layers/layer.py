@@ -10,7 +10,7 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import exposed_beside, operator_passes
 from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group, tp_group
-from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
+from shardwright.specs.model import Block, FeedForward, MixtureOfExperts, Parameter
 
 from . import operators
 from .core import AttentionCore, Passes
@@ -59,17 +59,19 @@ class _Weights(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerWork:
-    """Builds the row of `block` for every candidate. `overlap`: as `tensor_parallel_overlap` of the job gives it."""
+    """Builds the row of `block` for every candidate. `overlap`: as `tensor_parallel_overlap` of the job gives it.
+    `beside_dispatch`: seconds of compute that needs no result of the routed experts, beside which their exchange may run."""
 
     frame: WorkFrame
     block: Block
     overlap: float
+    beside_dispatch: Passes | None = None
 
     def row(self) -> RowWork:
         """Return the work of one microbatch in one layer."""
         passes, context, repeated = self._passes, self._context_seconds, self._repeated
         kept, working = self._bytes()
-        weights = self.block.parameters(self.frame.model.hidden_size)
+        weights = self._held_weights
         trained = self.frame.training.trainable.trains_layer_weights
         summed = (
             self.frame.summed_gradients(weights)
@@ -78,7 +80,7 @@ class LayerWork:
         )
         collectives, beside = self._collectives, self._beside_exchanges
         exchanged = self._exposed(collectives.backward, beside.backward)
-        traded, alone = self._exposed_trade, self._trade
+        traded, traded_again = self._exposed_trade, self._exposed_trade_again
         exchanges = self._modules is not None and self._modules.exchange
         uneven = AttentionCore(self.frame, self.block).uneven
         work = RowWork(
@@ -101,10 +103,9 @@ class LayerWork:
             added_gradient_sum_seconds=summed.added,
             context_parallel_forward_seconds=context.forward,
             context_parallel_backward_seconds_by_policy=repeated_when_full(context.forward, context.backward),
-            expert_parallel_forward_seconds=traded,
-            # a layer that repeats its exchange overlaps none of the three (Megatron-Core refuses the two together)
+            expert_parallel_forward_seconds=traded.forward,
             expert_parallel_backward_seconds_by_policy=by_policy(
-                none=traded, selective=3 * alone - traded if exchanges else traded, full=3 * alone - traded
+                none=traded.backward, selective=traded_again if exchanges else traded.backward, full=traded_again
             ),
             uneven_forward_seconds=uneven.forward,
             uneven_backward_seconds_by_policy=repeated_when_full(uneven.forward, uneven.backward),
@@ -116,8 +117,7 @@ class LayerWork:
 
     def _weights(self) -> "_Weights":
         """The trained elements and the frozen bytes of a rank. Experts that ep spreads are apart; other ranks hold theirs."""
-        frame = self.frame
-        weights = self.block.parameters(frame.model.hidden_size)
+        frame, weights = self.frame, self._held_weights
         spread = spread_parameters(weights, frame.candidates)
         dense = frame.local_parameters([p for p in weights if not p.expert])
         whole_experts = np.where(spread > 0, 0.0, frame.local_parameters([p for p in weights if p.expert]))
@@ -139,6 +139,12 @@ class LayerWork:
         )
 
     @property
+    def _held_weights(self) -> list[Parameter]:
+        """The weights of the layer. Only transformers' code allocates those that nothing reads."""
+        weights = self.block.parameters(self.frame.model.hidden_size)
+        return [weight for weight in weights if self.frame.stack.transformers_layers or not weight.idle]
+
+    @property
     def _linear(self) -> WeightMatmuls:
         """The weight matmuls of the layer, without gradients of frozen weights."""
         return replace(self.frame.linear, trained=self.frame.training.trainable.trains_layer_weights)
@@ -154,6 +160,21 @@ class LayerWork:
             return []
         behind = next(index for index, matmul in enumerate(self._matmuls) if not matmul.modules) + 1
         return self._matmuls[behind : behind + 2]
+
+    @property
+    def passes_without_experts(self) -> Passes:
+        """Seconds of what needs no result of routed experts: of all of a dense layer, and of a layer of experts its shared ones."""
+        if isinstance(self.block.ffn, FeedForward):
+            return self._passes
+        shared = self._matmuls[len(self._matmuls) - self._shared_matmuls :]
+        return Passes(self._linear.forward_seconds(shared), self._linear.backward_seconds(shared))
+
+    @property
+    def _shared_matmuls(self) -> int:
+        ffn = self.block.ffn
+        if isinstance(ffn, FeedForward) or not ffn.shared_width:
+            return 0
+        return 2 if self.frame.stack.joined_projections or not ffn.gated else 3
 
     @property
     def _dense_matmuls(self) -> list[operators.Matmul]:
@@ -293,22 +314,36 @@ class LayerWork:
         return ExpertExchange(*job).pass_seconds(self.block.ffn)
 
     @property
-    def _exposed_trade(self) -> Array:
+    def _exposed_trade(self) -> Passes:
         """The part of `_trade` that adds to a pass.
 
         Where the software overlaps it, the exchanges of a forward and a backward run beside the compute of both, but for
         microbatches that find no other: as many as pipeline ranks, at the ends of the step. A rank of a pipeline needs
-        several chunks for that (Megatron-Core, combined_1f1b.py).
+        several chunks for that (Megatron-Core, combined_1f1b.py). A shortcut around experts needs no other microbatch: the exchange
+        runs beside the dense branch of its own layer (LongCat-Flash, arXiv 2509.01322, section 2.2).
         """
         frame, chosen = self.frame, self.frame.candidates
         if not frame.training.overlaps_dispatch:
-            return self._trade
+            return Passes(self._trade, self._trade)
         compute = self._passes.forward + self._passes.backward
         job, taken = (frame.times.node.device, frame.times.constants), frame.training.dispatch_multiprocessors
+        if self.beside_dispatch is not None:
+            both = (exposed_beside(*job, own, self._trade, multiprocessors=taken) for own in self.beside_dispatch)
+            return Passes(*(each.network for each in both))
         beside = exposed_beside(*job, compute, 2 * self._trade, multiprocessors=taken).network / 2
         can = (chosen.pp == 1) | (chosen.stages_per_rank > 1)
         paired = np.where(can, np.maximum(0.0, 1 - chosen.pp / chosen.microbatches), 0.0)
-        return np.asarray(paired * beside + (1 - paired) * self._trade)
+        exposed = np.asarray(paired * beside + (1 - paired) * self._trade)
+        return Passes(exposed, exposed)
+
+    @property
+    def _exposed_trade_again(self) -> Array:
+        """That of a backward whose layer repeats its exchange. Beside another microbatch none of the three is overlapped
+        (Megatron-Core refuses the two together)."""
+        exposed = self._exposed_trade
+        if self.beside_dispatch is not None:
+            return exposed.forward + exposed.backward
+        return 3 * self._trade - exposed.forward
 
     @cached_property
     def _collectives(self) -> LayerSeconds:
@@ -439,7 +474,7 @@ class LayerWork:
         frame, ffn, split = self.frame, self.block.ffn, self.frame.experts
         tp, copies, columns = frame.candidates.tp, np.zeros(()), np.zeros(())
         if isinstance(ffn, MixtureOfExperts):
-            copies = split.copies(1.0, ffn.top_k, tp)
+            copies = split.copies(1.0, ffn.computed_top_k, tp)
             columns = copies * ffn.expert_width / split.expert_tp
         tensors = SavedTensors(
             block=self.block,
@@ -464,7 +499,7 @@ class LayerWork:
         if isinstance(ffn, FeedForward) or not (frame.model.has_router_loss and frame.stack.transformers_layers):
             return np.zeros_like(frame.tokens)
         wide = layer_code(frame.model.family, self.block).routing.fp32
-        return np.asarray((BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes) * ffn.experts * frame.tokens)
+        return np.asarray((BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes) * ffn.choices * frame.tokens)
 
     def _with_routed(self, inner: Array) -> Array:
         """`inner` bytes of gradients between the matmuls of a feed-forward, and those as wide as the hidden state of the tokens
@@ -473,7 +508,8 @@ class LayerWork:
         ffn, frame = self.block.ffn, self.frame
         if isinstance(ffn, FeedForward):
             return inner
-        routed = frame.tokens * frame.model.hidden_size * frame.experts.copies(1.0, ffn.top_k, frame.candidates.tp)
+        copies = frame.experts.copies(1.0, ffn.computed_top_k, frame.candidates.tp)
+        routed = frame.tokens * frame.model.hidden_size * copies
         own = inner + frame.stream_bytes * routed
         weighing = 3.0 * BYTES_PER_ELEMENT["fp32"] * routed
         return np.maximum(own, weighing) if frame.stack.weighs_tokens_in_fp32 else np.asarray(own)

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from shardwright.base import SpecError
 
-from .division import LayerDivision, Region, Role, is_region, planned_roles, roles_within
+from .division import LayerDivision, Region, Role, planned_roles, regions_of, roles_within
 from .fused import SplitLinear, StackedQueryKeyValue, is_linear_attention
 
 _GATED: Mapping[str, Role] = {"gate_proj": "column", "up_proj": "column", "down_proj": "row"}
@@ -52,12 +52,9 @@ def layer_division(model: PreTrainedModel, layer: nn.Module, layers: str, name: 
         SpecError: names the module that stands in the way.
     """
     planned = planned_roles(model, layers, name)
-    regions = {
-        path: _region(path, module, planned, model.config, name)
-        for path, module in layer.named_children()
-        if is_region(module)
-    }
-    return LayerDivision(regions)
+    return LayerDivision(
+        {path: _region(path, module, planned, model.config, name) for path, module in regions_of(layer).items()}
+    )
 
 
 def _region(path: str, module: nn.Module, planned: Mapping[str, Role], config: PreTrainedConfig, name: str) -> Region:

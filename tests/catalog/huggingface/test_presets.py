@@ -129,6 +129,7 @@ WITHOUT_PRESET = (
     "granite",
     "granitemoe",
     "llama4_text",
+    "longcat_flash",
     "minimax_m2",
     "olmo2",
     "olmo3",

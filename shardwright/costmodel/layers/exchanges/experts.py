@@ -70,15 +70,15 @@ class ExpertExchange:
         if isinstance(ffn, FeedForward) or (self.candidates.ep == 1).all():
             return np.zeros(len(self.candidates))
         split = expert_split(self.candidates, self.training)
-        copies = split.copies(self.tokens, ffn.top_k, self.candidates.tp)
+        copies = split.copies(self.tokens, ffn.computed_top_k, self.candidates.tp)
         splitting = expert_tp_group(self.candidates, self.times.node)
         shared_bytes = self._token_bytes * copies
         gather = self.times.collective_seconds("all_gather", shared_bytes, splitting)
         reduce = self.times.collective_seconds("reduce_scatter", shared_bytes, splitting)
-        own_tokens = copies / (self.candidates.expert_tp * ffn.top_k)
+        own_tokens = copies / (self.candidates.expert_tp * ffn.computed_top_k)
         whole = self.candidates.expert_dispatch == EXPERT_DISPATCH.index("all-to-all")
         forwarded = 2.0 * self._forwarded(ffn, own_tokens) + gather + reduce
-        traded = 2.0 * self._traded(own_tokens * ffn.top_k) + gather + reduce
+        traded = 2.0 * self._traded(own_tokens * ffn.computed_top_k) + gather + reduce
         if self.training.software.counts_exchanges:
             traded = 2.0 * self._traded(copies)
         return np.where(self.candidates.ep > 1, np.where(whole, traded, forwarded), 0.0)
@@ -114,5 +114,5 @@ class ExpertExchange:
         fill one place after the other.
         """
         if self.training.routing == "consecutive":
-            return np.maximum(1.0, ffn.top_k * places / ffn.experts)
-        return np.asarray(places * (1.0 - (1.0 - 1.0 / places) ** ffn.top_k))
+            return np.maximum(1.0, ffn.computed_top_k * places / ffn.experts)
+        return np.asarray(places * (1.0 - (1.0 - 1.0 / places) ** ffn.computed_top_k))

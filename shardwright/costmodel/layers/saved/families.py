@@ -98,6 +98,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
         sinks=True,
         routing=Routing(expert_bytes=0.0, choice_bytes=8.0, keeps_choices=True),
     ),
+    "longcat_flash": _DEEPSEEK,
     "minimax_m2": LayerCode(joins_rotated=True, routing=_NORMALISED),
     "mixtral": LayerCode(routing=_NORMALISED),
     "mpt": LayerCode(joined_projection=True, rotates=False),
