@@ -10,11 +10,20 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import exposed_beside, operator_passes
 from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group, tp_group
-from shardwright.specs.model import Block, FeedForward, MixtureOfExperts, Parameter
+from shardwright.specs.model import Block, FeedForward, LinearAttention, MixtureOfExperts, Parameter
 
 from . import operators
 from .core import AttentionCore, Passes
-from .exchanges import ContextExchange, ExpertExchange, LayerSeconds, ScaleAgreements, hidden_pairs, spread_parameters
+from .exchanges import (
+    ContextExchange,
+    ExpertExchange,
+    LayerSeconds,
+    LinearExchange,
+    ScaleAgreements,
+    hidden_pairs,
+    layout_changes,
+    spread_parameters,
+)
 from .frame import WorkFrame
 from .frozen import Adapters, BaseWeights, stored_bytes, unneeded_kernels
 from .precision import reduces_scales
@@ -291,14 +300,33 @@ class LayerWork:
         )
 
     @cached_property
+    def _context_bytes(self) -> tuple[Array, Array]:
+        """(N,) each: what the context exchange keeps of a layer, and what it works in beside a backward."""
+        attention = self.block.attention
+        if isinstance(attention, LinearAttention):
+            return self._linear_context.kept_bytes(attention), self._linear_context.working_bytes(attention)
+        return self._context.kept_bytes(attention), self._context.working_bytes(attention)
+
+    @property
     def _context(self) -> ContextExchange:
         frame = self.frame
         return ContextExchange(frame.training, frame.times, frame.candidates, frame.tokens)
 
+    @property
+    def _linear_context(self) -> LinearExchange:
+        frame = self.frame
+        job = (frame.training, frame.times, frame.candidates, frame.tokens)
+        return LinearExchange(*job, frame.model.hidden_size, layout_changes(frame.model))
+
     @cached_property
     def _context_seconds(self) -> Passes:
         """Exposed seconds of the context exchange, beside the compute and the launches of a pass."""
-        exchanged: Sequence[Array] = self._context.pass_seconds(self.block.attention, *self._core)
+        attention = self.block.attention
+        exchanged: Sequence[Array] = (
+            self._linear_context.pass_seconds(attention, *self._core)
+            if isinstance(attention, LinearAttention)
+            else self._context.pass_seconds(attention, *self._core)
+        )
         if self._agreements is not None:
             forward, backward, _ = self._agreements.seconds(cp_group)
             exchanged = (exchanged[0] + forward, exchanged[1] + backward)
@@ -463,7 +491,7 @@ class LayerWork:
         if frame.stack.transformers_layers:
             return self._saved_tensors
         plain = tokens * operators.saved_bytes(block, training, hidden, tp, frame.sequence_split, frame.experts)
-        plain = plain + self._adapters.kept_bytes
+        plain = plain + self._adapters.kept_bytes + self._context_bytes[0]
         scores = operators.score_bytes(block, training, tp) if training.attention == "unfused" else 0.0
         inner = tokens * operators.inner_saved_bytes(block, training, tp)
         freed = tokens * self._modules.freed_bytes if self._modules else np.zeros_like(plain)
@@ -488,7 +516,7 @@ class LayerWork:
             copies=copies,
             columns=columns,
         )
-        more = self._adapters.kept_bytes + self._context.kept_bytes(self.block.attention)
+        more = self._adapters.kept_bytes + self._context_bytes[0]
         freed = tensors.freed_by(modules_apart(frame.training))
         return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner, freed)
 
@@ -543,4 +571,4 @@ class LayerWork:
         again = 1.0 if frame.times.node.device.has_own_memory else 1 + frame.times.constants.heap_slack
         repeated = saved.all - chosen
         working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * saved.all)
-        return kept, working + self._context.working_bytes(block.attention)[:, None]
+        return kept, working + self._context_bytes[1][:, None]
