@@ -72,6 +72,8 @@ FAMILIES = {name: {"model_type": name, **config} for name, config in FAMILIES.it
 OTHERS: dict[str, dict[str, Any]] = {
     "gemma": _DENSE | {"head_dim": 8, "tie_word_embeddings": True},
     "phi": _DENSE,
+    "cohere": _DENSE | {"use_qk_norm": True, "tie_word_embeddings": True},
+    "cohere2": _DENSE | {"head_dim": 8} | _SLIDING,
     "falcon": {
         **{key: value for key, value in _DENSE.items() if key != "num_key_value_heads"},
         "new_decoder_architecture": True,

@@ -22,6 +22,8 @@ class _Family(NamedTuple):
 
 _FAMILIES = {
     "bloom": _Family(layer_normed.read_bloom, ("BloomForCausalLM",)),
+    "cohere": _Family(layer_normed.read_cohere, ("CohereForCausalLM",)),
+    "cohere2": _Family(layer_normed.read_cohere2, ("Cohere2ForCausalLM",)),
     "deepseek_v2": _Family(experts.read_deepseek_v2, ("DeepseekV2ForCausalLM",)),
     "deepseek_v3": _Family(experts.read_deepseek_v3, ("DeepseekV3ForCausalLM",)),
     "ernie4_5": _Family(dense.read_ernie, ("Ernie4_5ForCausalLM",)),

@@ -385,7 +385,8 @@ class LayerWork:
             both = np.asarray(hidden_pairs(block, frame.candidates) * pair)
             return LayerSeconds(both, both, both)
         if isinstance(block.ffn, FeedForward) or block.parallel:
-            exchanged = frame.counted.dense_layer(pair, hidden_pairs(block, frame.candidates), self._tiles)
+            # this project's executor divides attention and feed-forward one by one, also where both read the layer's input
+            exchanged = frame.counted.dense_layer(pair, np.full(len(frame.tokens), 2), self._tiles)
             return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
         wide = layer_code(frame.model.family, block).routing.fp32_weights
         weight_bytes = BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes

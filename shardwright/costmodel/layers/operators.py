@@ -184,7 +184,7 @@ def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Numb
 
 def norm_operator(norm: Norm, stack: Stack) -> Operator:
     """Return the operator that computes a norm: one kernel for a layer norm and for a fused RMS norm, else several."""
-    if norm.kind == "layernorm":
+    if norm.kind == "layernorm" and (stack.fused_norms or not norm.written_out):
         return "layernorm"
     return "rmsnorm" if stack.fused_norms else "eager_rmsnorm"
 

@@ -152,6 +152,8 @@ def _find_norms(roles: dict[str, Role], path: str, module: nn.Module, config: Pr
     head_size: Any = getattr(parts[path], "head_dim", None) or getattr(config, "head_dim", None)
     for inner, part in parts.items():
         own = list(part.parameters(recurse=False))
+        if _weighs_each_head(part, head_size):
+            roles[f"{inner}.weight"] = "column"  # of (heads, head size)
         if _role_of(inner, part, roles) or not own or any(parameter.dim() > 1 for parameter in own):
             continue
         if own[0].numel() in widths:
@@ -160,6 +162,17 @@ def _find_norms(roles: dict[str, Role], path: str, module: nn.Module, config: Pr
             roles[inner] = "by_head"
         else:
             raise SpecError(f"{name}: '{inner}' of a layer cannot be divided over tp; plan with tp 1")
+
+
+def _weighs_each_head(module: nn.Module, head_size: int | None) -> bool:
+    """Whether a module is a norm of single heads, each with weights of its own (Cohere)."""
+    own = dict(module.named_parameters(recurse=False))
+    return (
+        own.keys() == {"weight"}
+        and own["weight"].dim() == 2
+        and own["weight"].shape[1] == head_size
+        and not isinstance(module, nn.Linear)
+    )
 
 
 def _out_features(module: nn.Module) -> int:

@@ -94,6 +94,9 @@ ODD: dict[str, dict[str, Any]] = {
     | {"model_type": "gemma2", "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
     "gemma3 that slides but for every second layer": SMALL
     | {"model_type": "gemma3_text", "sliding_window_pattern": 2, "sliding_window": 9, "attention_bias": True},
+    "cohere with biases and norms of each head": SMALL
+    | {"model_type": "cohere", "attention_bias": True, "use_qk_norm": True},
+    "cohere2, untied": SMALL | {"model_type": "cohere2", "sliding_window": 9, "tie_word_embeddings": False},
     "olmo2 with biases and groups": SMALL | {"model_type": "olmo2", "attention_bias": True},
     "olmo3 with layer types": SMALL
     | {"model_type": "olmo3", "layer_types": ["full_attention", "sliding_attention", "full_attention"]},

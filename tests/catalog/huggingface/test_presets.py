@@ -122,6 +122,8 @@ def test_one_token_passes_through_the_published_share(name: str, billions: float
 
 OTHER_NAMES = {"gemma3", "llama4", "kimi_k2"}  # of gemma3_text, llama4_text and deepseek_v3
 WITHOUT_PRESET = (
+    "cohere",
+    "cohere2",
     "ernie4_5",
     "ernie4_5_moe",
     "glm4",

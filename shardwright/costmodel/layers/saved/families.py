@@ -75,6 +75,8 @@ _NORMALISED = Routing(choice_bytes=4.0, token_bytes=4.0, fp32_weights=True)
 
 _FAMILIES: Mapping[str, LayerCode] = {
     "bloom": LayerCode(joined_projection=True, rotates=False),
+    "cohere": LayerCode(),
+    "cohere2": LayerCode(),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": replace(_DEEPSEEK, routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0)),
     "falcon": LayerCode(compute_softmax=True),
