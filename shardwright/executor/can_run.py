@@ -98,6 +98,7 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             "plan without --overlap-dispatch",
         ),
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
+        (training.global_balance, "a loss on routers over all data-parallel ranks", "plan without --global-balance"),
         (  # torch's pipeline has no passes of a rank beside those of its stages, which the split vocabulary needs
             plan.vocabulary_parallel != "none",
             f"embedding and head split over the pipeline ({plan.vocabulary_parallel})",

@@ -39,6 +39,7 @@ _TRAINING_OPTIONS = (
         "stack",
         "loss_chunks",
         "overlaps_dispatch",
+        "global_balance",
     ),
     *(
         "mlp_tiles",

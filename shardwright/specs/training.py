@@ -87,6 +87,8 @@ class TrainingSpec(Spec):
     opposite pass (Megatron-Core, --overlap-moe-expert-parallel-comm); in a layer with a shortcut around them, its own dense branch.
     `dispatch_multiprocessors`: those that the kernels of this exchange take from that compute; None for as many as collectives
     take. Megatron-Core gives DeepEP 20 and HybridEP 16 (transformer_config.py, moe_deepep_num_sms, moe_hybridep_num_sms).
+    `global_balance`: the load-balancing loss of routers counts how often experts are chosen over the data-parallel ranks of a microbatch,
+    not on each alone (Qiu et al. 2025, arXiv 2501.11873, section 3; Megatron-Core, --moe-router-load-balancing-type global_aux_loss).
     `mtp_layers`: multi-token prediction layers behind the last layer, each with the head and its loss once more.
     `activation_offload_layers`: layers of each rank whose activations go to the host between forward and backward (Megatron-Core,
     --cpu-offloading-num-layers).
@@ -113,6 +115,7 @@ class TrainingSpec(Spec):
     routing: Literal["random", "consecutive"] = "random"
     overlaps_dispatch: bool = False
     dispatch_multiprocessors: PositiveInt | None = None
+    global_balance: bool = False
     high_precision_layers: NonNegativeInt = 0
     mtp_layers: Annotated[NonNegativeInt, Field(le=MOST_MTP_LAYERS)] = 0
     activation_offload_layers: NonNegativeInt = 0

@@ -90,6 +90,7 @@ class LayerWork:
         collectives, beside = self._collectives, self._beside_exchanges
         exchanged = self._exposed(collectives.backward, beside.backward)
         traded, traded_again = self._exposed_trade, self._exposed_trade_again
+        balance = self._trading.balance_seconds(self.block.ffn)
         exchanges = self._modules is not None and self._modules.exchange
         uneven = AttentionCore(self.frame, self.block).uneven
         work = RowWork(
@@ -112,9 +113,11 @@ class LayerWork:
             added_gradient_sum_seconds=summed.added,
             context_parallel_forward_seconds=context.forward,
             context_parallel_backward_seconds_by_policy=repeated_when_full(context.forward, context.backward),
-            expert_parallel_forward_seconds=traded.forward,
+            expert_parallel_forward_seconds=traded.forward + balance,
             expert_parallel_backward_seconds_by_policy=by_policy(
-                none=traded.backward, selective=traded_again if exchanges else traded.backward, full=traded_again
+                none=traded.backward,
+                selective=traded_again + balance if exchanges else traded.backward,
+                full=traded_again + balance,
             ),
             uneven_forward_seconds=uneven.forward,
             uneven_backward_seconds_by_policy=repeated_when_full(uneven.forward, uneven.backward),
@@ -337,9 +340,12 @@ class LayerWork:
     @cached_property
     def _trade(self) -> Array:
         """Seconds of one pass in which tokens go to the ranks of their experts and back."""
+        return self._trading.pass_seconds(self.block.ffn)
+
+    @property
+    def _trading(self) -> ExpertExchange:
         frame = self.frame
-        job = (frame.training, frame.times, frame.candidates, frame.tokens, frame.model.hidden_size)
-        return ExpertExchange(*job).pass_seconds(self.block.ffn)
+        return ExpertExchange(frame.training, frame.times, frame.candidates, frame.tokens, frame.model.hidden_size)
 
     @property
     def _exposed_trade(self) -> Passes:

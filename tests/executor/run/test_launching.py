@@ -174,6 +174,7 @@ class TestWhatIsNotRunYet:
                 {"overlaps_dispatch": True},
                 "a dispatch beside another microbatch can be estimated and compared, not run yet; plan without",
             ),
+            ({}, {"global_balance": True}, "a loss on routers over all data-parallel ranks can be estimated and compared"),
             ({}, {"precision": {"parameters": "bf16"}}, "bf16 parameters can be estimated and compared, not run yet"),
             (
                 {},

@@ -12,12 +12,15 @@ from shardwright.base import Array
 from shardwright.costmodel.layers.operators import ExpertSplit
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import (
+    BYTES_PER_ELEMENT,
     EXPERT_DISPATCH,
     Candidates,
     RankGroup,
     TrainingSpec,
     ep_group,
     expert_tp_group,
+    replicate_group,
+    shard_group,
 )
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts, Parameter
 
@@ -82,6 +85,16 @@ class ExpertExchange:
         if self.training.software.counts_exchanges:
             traded = 2.0 * self._traded(copies)
         return np.where(self.candidates.ep > 1, np.where(whole, traded, forwarded), 0.0)
+
+    def balance_seconds(self, ffn: FeedForward | MixtureOfExperts) -> Array:
+        """(N,): seconds of one forward in which the data-parallel ranks add up how often each expert is chosen, where the loss on
+        routers is that of all of them: one all-reduce of a number for each of the router's choices. Counts have no gradient."""
+        nothing = np.zeros(len(self.candidates))
+        if isinstance(ffn, FeedForward) or not self.training.global_balance:
+            return nothing
+        size, node = nothing + BYTES_PER_ELEMENT["fp32"] * ffn.choices, self.times.node
+        groups = (shard_group(self.candidates, node), replicate_group(self.candidates, node))
+        return sum((self.times.collective_seconds("all_reduce", size, group) for group in groups), nothing)
 
     @property
     def _token_bytes(self) -> float:
