@@ -38,6 +38,11 @@ def check_can_run(plan_file: PlanFile) -> None:
             f"zero_stage 0 in some layers and {plan_file.plan.zero_stage} in others, over cp {mesh.cp}, can be estimated and compared, "
             "not run yet; plan with one of them"
         )
+    if any(block.ladder for block in plan_file.model().layer_classes):
+        raise SpecError(
+            f"{plan_file.model_name} has ladders for residuals, which can be estimated and compared, not run yet: transformers has none; "
+            "remove 'ladder_residual' from its config"
+        )
     for is_so, what, fix in (*_not_run(plan_file.plan, plan_file.training), *_not_frozen(plan_file)):
         if is_so:
             raise SpecError(f"{what} can be estimated and compared, not run yet; {fix}")

@@ -416,7 +416,10 @@ class LayerWork:
 
     @cached_property
     def _beside_exchanges(self) -> Passes:
-        """Seconds of a pass that hide exchanges over tp: of its weight matmuls, and those in which the device waits for launches."""
+        """Seconds of a pass that hide exchanges over tp: of its weight matmuls, and those in which the device waits for launches. Of a
+        ladder, all of them."""
+        if self.block.ladder:
+            return self._passes
         linear, busy, passes = self._linear, self._busy, self._passes
         return Passes(
             linear.forward_seconds(self._matmuls) + passes.forward - busy.forward,
@@ -427,8 +430,12 @@ class LayerWork:
         """Return the part of `collectives` that is not hidden in `beside_seconds` of the same pass.
 
         An overlapped collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
-        section 5). Copy engines move the pieces. One piece is always exposed.
+        section 5). Copy engines move the pieces. One piece is always exposed. That of a ladder runs beside the next half as a whole, on
+        multiprocessors. (The last one of a pipeline's stage is not counted apart, though it is waited for.)
         """
+        if self.block.ladder:
+            device, constants = self.frame.times.node.device, self.frame.times.constants
+            return exposed_beside(device, constants, np.asarray(beside_seconds), np.asarray(collectives)).network
         overlapped = self.overlap * (1 - 1 / self.frame.candidates.tp) * collectives
         return np.asarray(collectives - np.minimum(overlapped, beside_seconds))
 

@@ -40,6 +40,9 @@ class Block(Spec):
     first half return is added behind it; their shared expert is the first half's own feed-forward (LongCat-Flash, arXiv 2509.01322,
     section 2.2; Cai et al. 2024, ScMoE, arXiv 2404.05019).
 
+    `ladder`: each half reads the residual without the result of the half before it, which is added one half later (Zhang et al. 2025,
+    arXiv 2501.06589, section 3). So exchanges over tp run beside the next half.
+
     `frozen`: no backward pass reaches it (`ModelSpec.trained_as`); a model that is read has no such layer.
     """
 
@@ -49,6 +52,7 @@ class Block(Spec):
     norm_count: NonNegativeInt = 2
     parallel: bool = False
     shortcut: FeedForward | None = None
+    ladder: bool = False
     frozen: bool = Field(default=False, exclude=True, repr=False)
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from shardwright.catalog.huggingface.families import supported_model_types
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from tests.catalog.huggingface.meta_model import assert_same_shape, build_on_meta, count_parameters
-from tests.catalog.huggingface.small_configs import LONGCAT, SMALL, SMALL_LATENT, SMALL_MOE, SMALL_OPT, read
+from tests.catalog.huggingface.small_configs import LLAMA, LONGCAT, SMALL, SMALL_LATENT, SMALL_MOE, SMALL_OPT, read
 
 # What each odd one has that no preset has.
 ODD: dict[str, dict[str, Any]] = {
@@ -327,6 +327,13 @@ def test_keys_that_add_nothing_are_accepted(config: dict[str, Any]) -> None:
 )
 def test_attention_and_feed_forward_side_by_side(config: dict[str, Any], parallel: bool) -> None:
     assert read(config).layer_classes[0].parallel is parallel
+
+
+def test_a_key_of_this_project_makes_ladders_of_the_residuals_of_any_family() -> None:
+    for config in (LLAMA, LONGCAT):
+        plain, ladder = read(config), read(config | {"ladder_residual": True})
+        assert [block.ladder for block in (*plain.layer_classes, *ladder.layer_classes)] == [False, True]
+        assert ladder.parameter_count == plain.parameter_count
 
 
 def test_longcat_counts_its_halves_where_hidden_layers_are_given() -> None:
