@@ -103,6 +103,11 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             "plan without --overlap-dispatch",
         ),
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
+        (
+            training.dispatch_pieces > 1 and mesh.ep > 1,
+            f"a dispatch in {training.dispatch_pieces} pieces",
+            "plan without --dispatch-pieces",
+        ),
         (training.global_balance, "a loss on routers over all data-parallel ranks", "plan without --global-balance"),
         (  # torch's pipeline has no passes of a rank beside those of its stages, which the split vocabulary needs
             plan.vocabulary_parallel != "none",

@@ -40,6 +40,7 @@ _TRAINING_OPTIONS = (
         "loss_chunks",
         "overlaps_dispatch",
         "global_balance",
+        "dispatch_pieces",
     ),
     *(
         "mlp_tiles",

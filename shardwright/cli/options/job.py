@@ -124,6 +124,10 @@ ChosenLossChunksOption = Annotated[
 OverlapsDispatchOption = Annotated[
     bool, typer.Option("--overlap-dispatch", help="Send tokens to experts beside the compute of another microbatch.")
 ]
+DispatchPiecesOption = Annotated[
+    int,
+    typer.Option(help="Send the tokens of a layer to their experts in that many pieces, beside the experts' compute."),
+]
 GlobalBalanceOption = Annotated[
     bool,
     typer.Option(

@@ -14,9 +14,9 @@ from shardwright.specs.model import Block, FeedForward, LinearAttention, Mixture
 
 from . import operators
 from .core import AttentionCore, Passes
+from .dispatch import Dispatch
 from .exchanges import (
     ContextExchange,
-    ExpertExchange,
     LayerSeconds,
     LinearExchange,
     ScaleAgreements,
@@ -89,8 +89,7 @@ class LayerWork:
         )
         collectives, beside = self._collectives, self._beside_exchanges
         exchanged = self._exposed(collectives.backward, beside.backward)
-        traded, traded_again = self._exposed_trade, self._exposed_trade_again
-        balance = self._trading.balance_seconds(self.block.ffn)
+        traded, traded_again, balance = self._dispatch.exposed, self._dispatch.again, self._dispatch.balance
         exchanges = self._modules is not None and self._modules.exchange
         uneven = AttentionCore(self.frame, self.block).uneven
         work = RowWork(
@@ -338,46 +337,9 @@ class LayerWork:
         return Passes(launched.forward - self._passes.forward, launched.backward - self._passes.backward)
 
     @cached_property
-    def _trade(self) -> Array:
-        """Seconds of one pass in which tokens go to the ranks of their experts and back."""
-        return self._trading.pass_seconds(self.block.ffn)
-
-    @property
-    def _trading(self) -> ExpertExchange:
-        frame = self.frame
-        return ExpertExchange(frame.training, frame.times, frame.candidates, frame.tokens, frame.model.hidden_size)
-
-    @property
-    def _exposed_trade(self) -> Passes:
-        """The part of `_trade` that adds to a pass.
-
-        Where the software overlaps it, the exchanges of a forward and a backward run beside the compute of both, but for
-        microbatches that find no other: as many as pipeline ranks, at the ends of the step. A rank of a pipeline needs
-        several chunks for that (Megatron-Core, combined_1f1b.py). A shortcut around experts needs no other microbatch: the exchange
-        runs beside the dense branch of its own layer (LongCat-Flash, arXiv 2509.01322, section 2.2).
-        """
-        frame, chosen = self.frame, self.frame.candidates
-        if not frame.training.overlaps_dispatch:
-            return Passes(self._trade, self._trade)
-        compute = self._passes.forward + self._passes.backward
-        job, taken = (frame.times.node.device, frame.times.constants), frame.training.dispatch_multiprocessors
-        if self.beside_dispatch is not None:
-            both = (exposed_beside(*job, own, self._trade, multiprocessors=taken) for own in self.beside_dispatch)
-            return Passes(*(each.network for each in both))
-        beside = exposed_beside(*job, compute, 2 * self._trade, multiprocessors=taken).network / 2
-        can = (chosen.pp == 1) | (chosen.stages_per_rank > 1)
-        paired = np.where(can, np.maximum(0.0, 1 - chosen.pp / chosen.microbatches), 0.0)
-        exposed = np.asarray(paired * beside + (1 - paired) * self._trade)
-        return Passes(exposed, exposed)
-
-    @property
-    def _exposed_trade_again(self) -> Array:
-        """That of a backward whose layer repeats its exchange. Beside another microbatch none of the three is overlapped
-        (Megatron-Core refuses the two together)."""
-        exposed = self._exposed_trade
-        if self.beside_dispatch is not None:
-            return exposed.forward + exposed.backward
-        return 3 * self._trade - exposed.forward
+    def _dispatch(self) -> Dispatch:
+        job = (self.frame, self.block, self._passes, self._expert_matmuls, self._linear)
+        return Dispatch(*job, beside=self.beside_dispatch)
 
     @cached_property
     def _collectives(self) -> LayerSeconds:
