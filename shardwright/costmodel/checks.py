@@ -196,7 +196,8 @@ def check_trainable(model: ModelSpec, training: TrainingSpec) -> None:
         )
     linears = {
         module
-        for block in model.layer_classes
+        for layer in model.layer_classes
+        for block in layer.halves
         for matmul in (*attention_matmuls(block, 1, 1, 1), *ffn_matmuls(block, 1, 1, 1))
         for module in matmul.modules
     }
@@ -290,9 +291,16 @@ def check_context_parallel(
         raise SpecError(
             f"cp {cp} does not divide the bias by distance of {model.name} in stack {training.stack}; set cp 1"
         )
-    if "linear" in undivided and any(isinstance(block.attention, LinearAttention) for block in model.layer_classes):
+    linear = [block.attention for block in model.layer_classes if isinstance(block.attention, LinearAttention)]
+    exchanged = training.software.runs.linear_context
+    if linear and exchanged is None:
         raise SpecError(
             f"cp {cp} does not divide the linear attention of {model.name} in stack {training.stack}; set cp 1"
+        )
+    if exchanged == "heads" and any(each.key_heads % (tp * cp) for each in linear):
+        raise SpecError(
+            f"tp {tp} and cp {cp} together do not divide the {linear[0].key_heads} key heads of the linear attention of {model.name} in "
+            f"stack {training.stack}; set a smaller cp"
         )
     windows = [getattr(block.attention, "window", None) for block in model.layer_classes]
     window = min((size for size in windows if size and size < training.seq_len), default=None)
@@ -326,10 +334,9 @@ def ulysses_degrees(tp: int, model: ModelSpec) -> list[int]:
 
 
 def _heads_left(tp: int, model: ModelSpec) -> tuple[int, int]:
-    heads, kv_heads = (
-        math.gcd(*(getattr(block.attention, name) // tp for block in model.layer_classes))
-        for name in ("heads", "kv_heads")
-    )
+    kinds = [block.attention for block in model.layer_classes]
+    kinds = [kind for kind in kinds if not isinstance(kind, LinearAttention)] or kinds  # which has its own exchange
+    heads, kv_heads = (math.gcd(*(getattr(kind, name) // tp for kind in kinds)) for name in ("heads", "kv_heads"))
     return heads, kv_heads
 
 
@@ -394,6 +401,8 @@ def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_
         sizes.setdefault("KV heads", block.attention.kv_heads)
         if isinstance(block.ffn, MixtureOfExperts):
             sizes.setdefault(EXPERT_COLUMNS, block.ffn.expert_width)
+            if block.shortcut:
+                sizes.setdefault("feed-forward columns", math.gcd(block.shortcut.width, block.ffn.shared_width))
         else:
             sizes.setdefault("feed-forward columns", block.ffn.width)
     if sequence_parallel:

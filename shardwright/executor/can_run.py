@@ -38,6 +38,11 @@ def check_can_run(plan_file: PlanFile) -> None:
             f"zero_stage 0 in some layers and {plan_file.plan.zero_stage} in others, over cp {mesh.cp}, can be estimated and compared, "
             "not run yet; plan with one of them"
         )
+    if any(block.ladder for block in plan_file.model().layer_classes):
+        raise SpecError(
+            f"{plan_file.model_name} has ladders for residuals, which can be estimated and compared, not run yet: transformers has none; "
+            "remove 'ladder_residual' from its config"
+        )
     for is_so, what, fix in (*_not_run(plan_file.plan, plan_file.training), *_not_frozen(plan_file)):
         if is_so:
             raise SpecError(f"{what} can be estimated and compared, not run yet; {fix}")
@@ -98,6 +103,12 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             "plan without --overlap-dispatch",
         ),
         (training.expert_capacity is not None, "expert_capacity", "leave it out"),
+        (
+            training.dispatch_pieces > 1 and mesh.ep > 1,
+            f"a dispatch in {training.dispatch_pieces} pieces",
+            "plan without --dispatch-pieces",
+        ),
+        (training.global_balance, "a loss on routers over all data-parallel ranks", "plan without --global-balance"),
         (  # torch's pipeline has no passes of a rank beside those of its stages, which the split vocabulary needs
             plan.vocabulary_parallel != "none",
             f"embedding and head split over the pipeline ({plan.vocabulary_parallel})",

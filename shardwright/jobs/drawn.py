@@ -47,7 +47,7 @@ def write_plan_report(
             charges=charged_step(*job) if alone else (),
             rivals=rivals,
             surroundings=[Surrounding(one.what, one.estimate, one.reason, one.work) for one in sensitivities(*job)],
-            assumed=assumed(written.cluster),
+            assumed=assumed(written.cluster, job[0]),
             measurement=measurement,
         ),
     )

@@ -19,6 +19,8 @@ TRAINING_DEFAULTS: Mapping[str, Any] = {
     "stack": "shardwright",
     "loss_chunks": None,
     "overlaps_dispatch": False,
+    "global_balance": False,
+    "dispatch_pieces": 1,
     "mlp_tiles": 1,
     "mtp_layers": 0,
     "activation_offload_layers": 0,

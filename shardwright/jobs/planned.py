@@ -112,7 +112,7 @@ class Planned:
                 candidates=self.result.candidates_total,
                 gap=self.result.gap,
                 complete=self.result.complete,
-                assumed=assumed(self.cluster),
+                assumed=assumed(self.cluster, self.model),
                 others=self.others,
                 notes=(*what_was_chosen(self.result), *given_up, *self._rest, *further),
             )

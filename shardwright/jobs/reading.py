@@ -39,6 +39,8 @@ _TRAINING_OPTIONS = (
         "stack",
         "loss_chunks",
         "overlaps_dispatch",
+        "global_balance",
+        "dispatch_pieces",
     ),
     *(
         "mlp_tiles",

@@ -60,7 +60,8 @@ class Runs(Spec):
     (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
     `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `streams_shards`: weights that data-parallel ranks shard
     may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
-    attention with which context parallelism does not go. `undivided_families`: families whose layers tensor parallelism does not divide;
+    attention with which context parallelism does not go. `linear_context`: how the ranks of cp exchange in linear attention, by the state or by heads
+    (costmodel/layers/exchanges/linear.py); None where cp does not go with it. `undivided_families`: families whose layers tensor parallelism does not divide;
     "alibi" for all with a bias by distance. `frozen_formats`: of weights beside adapters; those lower than the compute format are divided over tp, and are of experts too,
     where it `divides_quantized`, but for `unquantized_families`. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
     """
@@ -78,7 +79,8 @@ class Runs(Spec):
     loss_chunks: bool = False
     offload_fractions: bool = False
     streams_shards: bool = True
-    undivided_attention: tuple[Literal["unfused", "linear", "alibi"], ...] = ()
+    undivided_attention: tuple[Literal["unfused", "alibi"], ...] = ()
+    linear_context: Literal["states", "heads"] | None = None
     undivided_families: tuple[str, ...] = ()
     unspread_families: tuple[str, ...] = ()
     shares_biased_experts: bool = True

@@ -84,9 +84,12 @@ class TrainingSpec(Spec):
     `routing`: where the experts of one token lie: anywhere, or next to each other, as a benchmark's fake gate assigns them.
     `expert_capacity`: every expert computes this many times its even share of tokens, and drops or pads; None drops nothing.
     `overlaps_dispatch`: while one microbatch's tokens travel to their experts and back, another microbatch computes its
-    opposite pass (Megatron-Core, --overlap-moe-expert-parallel-comm).
+    opposite pass (Megatron-Core, --overlap-moe-expert-parallel-comm); in a layer with a shortcut around them, its own dense branch.
     `dispatch_multiprocessors`: those that the kernels of this exchange take from that compute; None for as many as collectives
     take. Megatron-Core gives DeepEP 20 and HybridEP 16 (transformer_config.py, moe_deepep_num_sms, moe_hybridep_num_sms).
+    `dispatch_pieces`: pieces of a layer's tokens that travel to their experts and back while these compute other pieces (FSMoE, Tutel).
+    `global_balance`: the load-balancing loss of routers counts how often experts are chosen over the data-parallel ranks of a microbatch,
+    not on each alone (Qiu et al. 2025, arXiv 2501.11873, section 3; Megatron-Core, --moe-router-load-balancing-type global_aux_loss).
     `mtp_layers`: multi-token prediction layers behind the last layer, each with the head and its loss once more.
     `activation_offload_layers`: layers of each rank whose activations go to the host between forward and backward (Megatron-Core,
     --cpu-offloading-num-layers).
@@ -113,6 +116,8 @@ class TrainingSpec(Spec):
     routing: Literal["random", "consecutive"] = "random"
     overlaps_dispatch: bool = False
     dispatch_multiprocessors: PositiveInt | None = None
+    dispatch_pieces: PositiveInt = 1
+    global_balance: bool = False
     high_precision_layers: NonNegativeInt = 0
     mtp_layers: Annotated[NonNegativeInt, Field(le=MOST_MTP_LAYERS)] = 0
     activation_offload_layers: NonNegativeInt = 0
@@ -121,6 +126,15 @@ class TrainingSpec(Spec):
     trainable: Trainable = Trainable()
     lengths: Lengths | None = None
     packing: Packing = "packed"
+
+    @model_validator(mode="after")
+    def _hides_dispatch_in_one_way(self) -> Self:
+        if self.dispatch_pieces > 1 and self.overlaps_dispatch:
+            raise ValueError(
+                f"dispatch_pieces {self.dispatch_pieces} hides the exchange beside the layer's own experts, overlaps_dispatch beside other "
+                "compute; leave one of them out"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

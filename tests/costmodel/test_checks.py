@@ -114,7 +114,7 @@ def test_the_own_executor_divides_no_unfused_attention() -> None:
     check_plan(shared("all-gather", cp=2), small_model(), round_cluster(), other)
 
 
-def test_the_own_executor_divides_no_linear_attention() -> None:
+def test_cp_goes_with_linear_attention_where_the_software_passes_states_on() -> None:
     given = small_model()
     linear = LinearAttention(heads=4, key_heads=2, key_size=16, value_size=16)
     block = given.blocks[0].block.model_copy(update={"attention": linear})
@@ -123,9 +123,12 @@ def test_the_own_executor_divides_no_linear_attention() -> None:
         SpecError, match="cp 2 does not divide the linear attention of small in stack shardwright; set cp 1"
     ):
         check_plan(shared("all-gather", cp=2), model, round_cluster(), TRAINING)
-    check_plan(
-        shared("all-gather", cp=2), model, round_cluster(), TRAINING.model_copy(update={"stack": "megatron-core"})
-    )
+    with pytest.raises(SpecError, match="linear attention of small in stack megatron-core; set cp 1"):
+        check_plan(
+            shared("all-gather", cp=2), model, round_cluster(), TRAINING.model_copy(update={"stack": "megatron-core"})
+        )
+    since = TRAINING.model_copy(update={"stack": "megatron-core-0.15"})
+    check_plan(shared("all-gather", cp=2), model, round_cluster(), since)
 
 
 def test_the_own_executor_does_not_share_experts_with_biases() -> None:

@@ -72,6 +72,8 @@ FAMILIES = {name: {"model_type": name, **config} for name, config in FAMILIES.it
 OTHERS: dict[str, dict[str, Any]] = {
     "gemma": _DENSE | {"head_dim": 8, "tie_word_embeddings": True},
     "phi": _DENSE,
+    "cohere": _DENSE | {"use_qk_norm": True, "tie_word_embeddings": True},
+    "cohere2": _DENSE | {"head_dim": 8} | _SLIDING,
     "falcon": {
         **{key: value for key, value in _DENSE.items() if key != "num_key_value_heads"},
         "new_decoder_architecture": True,
@@ -103,6 +105,13 @@ OTHERS: dict[str, dict[str, Any]] = {
         "layer_types": ["linear_attention", "full_attention"],
         "mlp_only_layers": [0],
     },
+    "longcat_flash": {
+        key: value
+        for key, value in _LATENT.items()
+        if key not in ("num_hidden_layers", "intermediate_size", "moe_intermediate_size", "num_experts_per_tok")
+    }
+    | {"num_layers": 2, "ffn_hidden_size": 48, "expert_ffn_hidden_size": 16, "zero_expert_num": 2, "moe_topk": 2}
+    | {"head_dim": 8},
     "ernie4_5_moe": _EXPERTS
     | {"head_dim": 8, "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1, "moe_layer_start_index": 1},
 }

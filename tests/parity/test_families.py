@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import Shard
 
+from shardwright.base import SpecError
 from shardwright.catalog.huggingface import model_from_config
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.context import check_context
@@ -75,6 +76,22 @@ def test_updates_of_further_families_equal_those_of_one_process() -> None:
     runs = run_in_turn(2, engine_run, {family: (file,) for family, file in files.items()})
     for family, found in runs.items():
         assert worst_update_error(found, reference_run(files[family])) <= TOLERANCE, family
+
+
+def test_experts_around_a_shortcut_run_with_data_context_and_pipeline_ranks_and_an_identity_on_every_rank_shows() -> (
+    None
+):
+    config = OTHERS["longcat_flash"]
+    files = {name: plan_file(config, PLANS[name]) for name in ("dp_shard 2", "pp 2", "cp 2")}
+    check_context(files["cp 2"], read_skeleton(files["cp 2"]))
+    reference = reference_run(files["pp 2"])
+    for name, found in run_in_turn(2, engine_run, {name: (file,) for name, file in files.items()}).items():
+        assert worst_update_error(found, reference) <= TOLERANCE, name
+    divided = plan_file(config, PLANS["tp 2"])
+    found = run_world(2, engine_run, divided, None, sabotage.return_identities_on_every_rank)
+    assert worst_update_error(found, reference) > 100 * TOLERANCE
+    with pytest.raises(SpecError, match="LongcatFlashExperts is not given tokens with their experts; plan with ep 1"):
+        check_experts(plan_file(config, PLANS["ep 2"]), read_skeleton(divided))
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "phi3", "qwen3_moe"])

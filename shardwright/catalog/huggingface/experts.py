@@ -133,7 +133,7 @@ def read_gpt_oss(config: ConfigReader) -> ModelSpec:
 
 def read_deepseek_v2(config: ConfigReader) -> ModelSpec:
     hidden_size = config.required_size("hidden_size")
-    attention = _latent(config, heads=32)
+    attention = read_latent(config, heads=32)
     divide_hidden(config, hidden_size, attention.heads)
     bias = config.flag("mlp_bias", default=False)
     experts = deepseek_experts(config, experts=64, top_k=None, width=1407, shared=2, shared_bias=bias)
@@ -144,14 +144,15 @@ def read_deepseek_v2(config: ConfigReader) -> ModelSpec:
 
 def read_deepseek_v3(config: ConfigReader) -> ModelSpec:
     hidden_size = config.required_size("hidden_size")
-    attention = _latent(config, heads=128)
+    attention = read_latent(config, heads=128)
     experts = deepseek_experts(config, experts=256, top_k=8, width=2048, shared=1)
     dense = FeedForward(width=config.size("intermediate_size", default=18432), gated=True)
     blocks = deepseek_blocks(config, attention, experts, dense, first_sparse=3)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=129280, tied=False)
 
 
-def _latent(config: ConfigReader, *, heads: int) -> LatentAttention:
+def read_latent(config: ConfigReader, *, heads: int) -> LatentAttention:
+    """Return multi-head latent attention by DeepSeek's keys."""
     return LatentAttention(
         heads=config.size("num_attention_heads", default=heads),
         query_rank=config.optional_size("q_lora_rank", default=1536),

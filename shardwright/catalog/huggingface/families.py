@@ -22,6 +22,8 @@ class _Family(NamedTuple):
 
 _FAMILIES = {
     "bloom": _Family(layer_normed.read_bloom, ("BloomForCausalLM",)),
+    "cohere": _Family(layer_normed.read_cohere, ("CohereForCausalLM",)),
+    "cohere2": _Family(layer_normed.read_cohere2, ("Cohere2ForCausalLM",)),
     "deepseek_v2": _Family(experts.read_deepseek_v2, ("DeepseekV2ForCausalLM",)),
     "deepseek_v3": _Family(experts.read_deepseek_v3, ("DeepseekV3ForCausalLM",)),
     "ernie4_5": _Family(dense.read_ernie, ("Ernie4_5ForCausalLM",)),
@@ -39,6 +41,7 @@ _FAMILIES = {
     "granitemoe": _Family(more_experts.read_granite_moe, ("GraniteMoeForCausalLM",)),
     "llama": _Family(dense.read_llama, ("LlamaForCausalLM",)),
     "llama4_text": _Family(more_experts.read_llama4, ("Llama4ForCausalLM",)),
+    "longcat_flash": _Family(more_experts.read_longcat_flash, ("LongcatFlashForCausalLM",)),
     "minimax_m2": _Family(more_experts.read_minimax_m2, ("MiniMaxM2ForCausalLM",)),
     "mistral": _Family(dense.read_mistral, ("MistralForCausalLM",)),
     "mixtral": _Family(experts.read_mixtral, ("MixtralForCausalLM",)),

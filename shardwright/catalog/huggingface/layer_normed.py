@@ -1,11 +1,23 @@
-"""Decoders with layer norms and plain feed-forwards: GPT-2, GPT-NeoX, OPT, BLOOM, MPT, Falcon and Phi.
+"""Decoders with layer norms: GPT-2, GPT-NeoX, OPT, BLOOM, MPT, Falcon and Phi, whose feed-forwards are plain, and Cohere.
 
 Defaults are those of the configuration class of the same name in transformers 5.
 """
 
+from collections.abc import Sequence
+from typing import Literal
+
 from shardwright.specs.model import Block, FeedForward, ModelSpec, MultiHeadAttention, Norm
 
-from .layers import Ends, decoder, divide_hidden, read_activation, read_heads, read_layer_count
+from .layers import (
+    Ends,
+    decoder,
+    divide_hidden,
+    read_activation,
+    read_heads,
+    read_layer_count,
+    read_windows,
+    with_windows,
+)
 from .reader import ConfigReader
 
 _LAYER_NORM = Norm(kind="layernorm", bias=True)
@@ -168,6 +180,36 @@ def read_phi(config: ConfigReader) -> ModelSpec:
     ends = Ends(_LAYER_NORM, head_bias=True)
     blocks = [block] * read_layer_count(config)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=51200, tied=False, ends=ends)
+
+
+def read_cohere(config: ConfigReader) -> ModelSpec:
+    """Command R and R+: one norm without a bias feeds attention and a gated feed-forward side by side."""
+    normed = config.flag("use_qk_norm", default=False)
+    return _cohere(config, [None] * read_layer_count(config), qk_norm="each_head" if normed else "none")
+
+
+def read_cohere2(config: ConfigReader) -> ModelSpec:
+    """Command R7B and A: the same, with a window in three of four layers."""
+    window = config.optional_size("sliding_window", default=4096)
+    pattern = config.size("sliding_window_pattern", default=4)
+    windows = read_windows(config, read_layer_count(config), window, lambda layer: (layer + 1) % pattern != 0)
+    return _cohere(config, windows, qk_norm="none")
+
+
+def _cohere(config: ConfigReader, windows: Sequence[int | None], *, qk_norm: Literal["none", "each_head"]) -> ModelSpec:
+    hidden_size = config.required_size("hidden_size")
+    bias = config.flag("attention_bias", default=False)
+    heads = read_heads(config, hidden_size, heads=64)
+    norm = Norm(kind="layernorm", written_out=True)
+    block = Block(
+        attention=MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, qk_norm=qk_norm),
+        ffn=FeedForward(width=config.size("intermediate_size", default=22528), gated=True),
+        norm=norm,
+        norm_count=1,
+        parallel=True,
+    )
+    blocks = with_windows(block, windows)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=256000, tied=True, ends=Ends(norm))
 
 
 def _multi_head(config: ConfigReader, hidden_size: int, heads: int, kv_heads: int, *, bias: bool) -> MultiHeadAttention:

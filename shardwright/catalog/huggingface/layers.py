@@ -140,7 +140,12 @@ def decoder(
     tied: bool,
     ends: Ends | None = None,
 ) -> ModelSpec:
-    """Return the model of these layers; `vocab_size` and `tied` are the family's defaults."""
+    """Return the model of these layers; `vocab_size` and `tied` are the family's defaults.
+
+    `ladder_residual`, a key of this project's own, makes ladders of the residuals of any family.
+    """
+    if config.flag("ladder_residual", default=False):
+        blocks = [block.model_copy(update={"ladder": True}) for block in blocks]
     runs = tuple(BlockRun(count=len(list(same)), block=block) for block, same in groupby(blocks))
     return ModelSpec(
         name=config.name,

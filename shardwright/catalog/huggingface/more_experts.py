@@ -1,4 +1,4 @@
-"""More decoders with mixtures of experts: OLMoE, Granite-MoE, Phi-3.5-MoE, MiniMax-M2, GLM-4.5, ERNIE-4.5 and Llama-4.
+"""More decoders with mixtures of experts: OLMoE, Granite-MoE, Phi-3.5-MoE, MiniMax-M2, GLM-4.5, ERNIE-4.5, Llama-4 and LongCat-Flash.
 
 Defaults are those of the configuration class of the same name in transformers 5. As in `experts.py`, modules for the prediction of
 several tokens and correction biases that are buffers are not counted.
@@ -6,9 +6,9 @@ several tokens and correction biases that are buffers are not counted.
 
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts, ModelSpec, MultiHeadAttention, Norm
 
-from .experts import deepseek_blocks, deepseek_experts, mixed_blocks, read_expert_counts, read_experts
+from .experts import deepseek_blocks, deepseek_experts, mixed_blocks, read_expert_counts, read_experts, read_latent
 from .layers import CHUNKED, Ends, decoder, read_heads, read_layer_count, read_windows
-from .reader import ConfigReader
+from .reader import MOST_LAYERS, ConfigReader
 
 _LAYER_NORM = Norm(kind="layernorm", bias=True)
 
@@ -122,6 +122,38 @@ def read_llama4(config: ConfigReader) -> ModelSpec:
     sparse_layers = config.indices("moe_layers") or frozenset(range(every - 1, layers, every))
     blocks = mixed_blocks(attention, _chunks(config, layers), sparse, dense, lambda layer: layer in sparse_layers)
     return decoder(config, blocks, hidden_size=hidden_size, vocab_size=202048, tied=False)
+
+
+def read_longcat_flash(config: ConfigReader) -> ModelSpec:
+    """LongCat-Flash: a layer has latent attention and a feed-forward twice, and experts around the second half, of which some return
+    the token itself. transformers counts its halves as hidden layers; one of its decoder layers is a layer here."""
+    config.refuse("zero_expert_type", built="identity", default="identity")
+    hidden_size = config.required_size("hidden_size")
+    width = config.size("ffn_hidden_size", "intermediate_size", default=12288)
+    sparse = MixtureOfExperts(
+        experts=config.size("n_routed_experts", "num_local_experts", default=512),
+        top_k=config.size("moe_topk", "num_experts_per_tok", default=12),
+        expert_width=config.size("expert_ffn_hidden_size", "moe_intermediate_size", default=2048),
+        shared_width=width,
+        router_bias=config.flag("router_bias", default=False),
+        zero_experts=config.optional_size("zero_expert_num", default=256, at_least=0) or 0,
+    )
+    block = Block(attention=read_latent(config, heads=64), ffn=sparse, shortcut=FeedForward(width=width, gated=True))
+    blocks = [block] * _double_layers(config)
+    return decoder(config, blocks, hidden_size=hidden_size, vocab_size=131072, tied=False)
+
+
+def _double_layers(config: ConfigReader) -> int:
+    """Return `num_layers`, or half of `num_hidden_layers`, which counts halves."""
+    layers = config.optional_size("num_layers", default=None, at_most=MOST_LAYERS)
+    if layers is not None:
+        return layers
+    halves = config.required_size("num_hidden_layers", at_most=2 * MOST_LAYERS)
+    if halves % 2:
+        raise config.error(
+            f"'num_hidden_layers' is {halves}: a layer has two halves; give 'num_layers', or an even number"
+        )
+    return halves // 2
 
 
 def _chunks(config: ConfigReader, layers: int) -> tuple[int | None, ...]:

@@ -124,6 +124,16 @@ ChosenLossChunksOption = Annotated[
 OverlapsDispatchOption = Annotated[
     bool, typer.Option("--overlap-dispatch", help="Send tokens to experts beside the compute of another microbatch.")
 ]
+DispatchPiecesOption = Annotated[
+    int,
+    typer.Option(help="Send the tokens of a layer to their experts in that many pieces, beside the experts' compute."),
+]
+GlobalBalanceOption = Annotated[
+    bool,
+    typer.Option(
+        "--global-balance", help="Balance experts by a loss on routers over all data-parallel ranks of a microbatch."
+    ),
+]
 MtpLayersOption = Annotated[
     int, typer.Option(help="Add that many multi-token prediction layers, each with the head and its loss again.")
 ]

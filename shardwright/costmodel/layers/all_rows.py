@@ -8,7 +8,7 @@ from shardwright.specs.model import Block
 
 from .ends import EndWork
 from .frame import WorkFrame
-from .layer import LayerWork
+from .halves import layer_row
 from .precision import tensor_parallel_overlap
 from .row import RowWork, mean, together
 
@@ -40,12 +40,12 @@ class WorkModel(WorkFrame):
     def layer(self, block: Block) -> RowWork:
         """Return the work of one transformer layer: the mean of those in a lower format and those in the compute format."""
         overlap, high = tensor_parallel_overlap(self.training), self.training.high_precision_layers
-        row = LayerWork(self, block, overlap).row()
+        row = layer_row(self, block, overlap)
         if not high:
             return row
         precision = self.training.precision.model_copy(update={"linear": None, "gather": None})
         plain = replace(self, training=self.training.model_copy(update={"precision": precision}))
-        return mean(row, LayerWork(plain, block, overlap).row(), min(1.0, high / self.model.layer_count))
+        return mean(row, layer_row(plain, block, overlap), min(1.0, high / self.model.layer_count))
 
     def embedding(self) -> RowWork:
         """Return the work of the token and position embedding."""

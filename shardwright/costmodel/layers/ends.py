@@ -158,9 +158,8 @@ class EndWork:
         frame, norm = self.frame, self.frame.model.final_norm
         if not frame.stack.transformers_layers or norm is None:
             return 0.0
-        return norm_weight_bytes(
-            norm, layer_code(frame.model.family, frame.model.layer_classes[0]), frame.model.hidden_size
-        )
+        code = layer_code(frame.model.family, frame.model.layer_classes[0])
+        return norm_weight_bytes(norm, code, frame.element_bytes, frame.model.hidden_size)
 
     @property
     def _capped_bytes_per_logit(self) -> int:

@@ -8,7 +8,7 @@ from shardwright.specs.model import Block, FeedForward, ModelSpec
 from . import operators
 from .core import attention_core_flops
 from .frozen import Adapters
-from .recompute import repeated_modules, selection
+from .recompute import of_first_half, repeated_modules, selection
 from .traffic import joins_attention
 
 
@@ -23,10 +23,15 @@ def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec, *, causal
     A frozen weight has no gradient: its matmul counts twice, and once in a layer that no backward pass reaches. Adapters count three times.
     """
     model, trainable = model.trained_as(training.trainable), training.trainable
-    layers = sum(run.count * _step_flops(run.block, model, training, causal=causal) for run in model.blocks)
+    layers = sum(
+        run.count * _step_flops(half, model, training, causal=causal)
+        for run in model.blocks
+        for half in run.block.halves
+    )
     head = (2.0 + trainable.trains_head) * 2.0 * training.seq_len * model.hidden_size * model.vocab_size
     joined = (2.0 + trainable.trains_layer_weights) * 2.0 * training.seq_len * 2 * model.hidden_size**2
-    prediction = _step_flops(model.blocks[-1].block, model, training, causal=causal) + joined + head
+    last = model.blocks[-1].block.halves
+    prediction = sum(_step_flops(half, model, training, causal=causal) for half in last) + joined + head
     return layers + head + training.mtp_layers * prediction
 
 
@@ -42,8 +47,9 @@ def _step_flops(block: Block, model: ModelSpec, training: TrainingSpec, *, causa
 def adapter_parameters(model: ModelSpec, training: TrainingSpec) -> float:
     """Return the elements of all adapters of the model."""
     return sum(
-        run.count * float(Adapters(training, _weight_matmuls(run.block, model, training)).parameters)
+        run.count * float(Adapters(training, _weight_matmuls(half, model, training)).parameters)
         for run in model.blocks
+        for half in run.block.halves
     )
 
 
@@ -67,13 +73,16 @@ def recompute_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan:
     policies = (layer.recompute for stage in plan.stages for layer in stage.each_layer())
     alike = Counter(zip(model.class_of_layer, policies, strict=True))
     return sum(
-        count
-        * (
-            _repeated_flops(model.layer_classes[kind], model, training, policy)
-            + _tiled_flops(model.layer_classes[kind], model, training)
-        )
+        count * (_repeated_flops(half, model, of_half, policy) + _tiled_flops(half, model, training))
         for (kind, policy), count in alike.items()
+        for half, of_half in _halves(model.layer_classes[kind], training)
     )
+
+
+def _halves(block: Block, training: TrainingSpec) -> list[tuple[Block, TrainingSpec]]:
+    """Return the halves of a layer, or the layer, each with the training as it sees it."""
+    seen = [training] if block.shortcut is None else [of_first_half(training), training]
+    return list(zip(block.halves, seen, strict=True))
 
 
 def _tiled_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> float:

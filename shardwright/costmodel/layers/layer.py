@@ -10,11 +10,20 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import exposed_beside, operator_passes
 from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group, tp_group
-from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
+from shardwright.specs.model import Block, FeedForward, LinearAttention, MixtureOfExperts, Parameter
 
 from . import operators
 from .core import AttentionCore, Passes
-from .exchanges import ContextExchange, ExpertExchange, LayerSeconds, ScaleAgreements, hidden_pairs, spread_parameters
+from .dispatch import Dispatch
+from .exchanges import (
+    ContextExchange,
+    LayerSeconds,
+    LinearExchange,
+    ScaleAgreements,
+    hidden_pairs,
+    layout_changes,
+    spread_parameters,
+)
 from .frame import WorkFrame
 from .frozen import Adapters, BaseWeights, stored_bytes, unneeded_kernels
 from .precision import reduces_scales
@@ -59,17 +68,19 @@ class _Weights(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerWork:
-    """Builds the row of `block` for every candidate. `overlap`: as `tensor_parallel_overlap` of the job gives it."""
+    """Builds the row of `block` for every candidate. `overlap`: as `tensor_parallel_overlap` of the job gives it.
+    `beside_dispatch`: seconds of compute that needs no result of the routed experts, beside which their exchange may run."""
 
     frame: WorkFrame
     block: Block
     overlap: float
+    beside_dispatch: Passes | None = None
 
     def row(self) -> RowWork:
         """Return the work of one microbatch in one layer."""
         passes, context, repeated = self._passes, self._context_seconds, self._repeated
         kept, working = self._bytes()
-        weights = self.block.parameters(self.frame.model.hidden_size)
+        weights = self._held_weights
         trained = self.frame.training.trainable.trains_layer_weights
         summed = (
             self.frame.summed_gradients(weights)
@@ -78,7 +89,7 @@ class LayerWork:
         )
         collectives, beside = self._collectives, self._beside_exchanges
         exchanged = self._exposed(collectives.backward, beside.backward, share=self._divisible_share)
-        traded, alone = self._exposed_trade, self._trade
+        traded, traded_again, balance = self._dispatch.exposed, self._dispatch.again, self._dispatch.balance
         exchanges = self._modules is not None and self._modules.exchange
         uneven = AttentionCore(self.frame, self.block).uneven
         work = RowWork(
@@ -101,10 +112,11 @@ class LayerWork:
             added_gradient_sum_seconds=summed.added,
             context_parallel_forward_seconds=context.forward,
             context_parallel_backward_seconds_by_policy=repeated_when_full(context.forward, context.backward),
-            expert_parallel_forward_seconds=traded,
-            # a layer that repeats its exchange overlaps none of the three (Megatron-Core refuses the two together)
+            expert_parallel_forward_seconds=traded.forward + balance,
             expert_parallel_backward_seconds_by_policy=by_policy(
-                none=traded, selective=3 * alone - traded if exchanges else traded, full=3 * alone - traded
+                none=traded.backward,
+                selective=traded_again + balance if exchanges else traded.backward,
+                full=traded_again + balance,
             ),
             uneven_forward_seconds=uneven.forward,
             uneven_backward_seconds_by_policy=repeated_when_full(uneven.forward, uneven.backward),
@@ -116,8 +128,7 @@ class LayerWork:
 
     def _weights(self) -> "_Weights":
         """The trained elements and the frozen bytes of a rank. Experts that ep spreads are apart; other ranks hold theirs."""
-        frame = self.frame
-        weights = self.block.parameters(frame.model.hidden_size)
+        frame, weights = self.frame, self._held_weights
         spread = spread_parameters(weights, frame.candidates)
         dense = frame.local_parameters([p for p in weights if not p.expert])
         whole_experts = np.where(spread > 0, 0.0, frame.local_parameters([p for p in weights if p.expert]))
@@ -139,6 +150,12 @@ class LayerWork:
         )
 
     @property
+    def _held_weights(self) -> list[Parameter]:
+        """The weights of the layer. Only transformers' code allocates those that nothing reads."""
+        weights = self.block.parameters(self.frame.model.hidden_size)
+        return [weight for weight in weights if self.frame.stack.transformers_layers or not weight.idle]
+
+    @property
     def _linear(self) -> WeightMatmuls:
         """The weight matmuls of the layer, without gradients of frozen weights."""
         return replace(self.frame.linear, trained=self.frame.training.trainable.trains_layer_weights)
@@ -154,6 +171,21 @@ class LayerWork:
             return []
         behind = next(index for index, matmul in enumerate(self._matmuls) if not matmul.modules) + 1
         return self._matmuls[behind : behind + 2]
+
+    @property
+    def passes_without_experts(self) -> Passes:
+        """Seconds of what needs no result of routed experts: of all of a dense layer, and of a layer of experts its shared ones."""
+        if isinstance(self.block.ffn, FeedForward):
+            return self._passes
+        shared = self._matmuls[len(self._matmuls) - self._shared_matmuls :]
+        return Passes(self._linear.forward_seconds(shared), self._linear.backward_seconds(shared))
+
+    @property
+    def _shared_matmuls(self) -> int:
+        ffn = self.block.ffn
+        if isinstance(ffn, FeedForward) or not ffn.shared_width:
+            return 0
+        return 2 if self.frame.stack.joined_projections or not ffn.gated else 3
 
     @property
     def _dense_matmuls(self) -> list[operators.Matmul]:
@@ -270,14 +302,33 @@ class LayerWork:
         )
 
     @cached_property
+    def _context_bytes(self) -> tuple[Array, Array]:
+        """(N,) each: what the context exchange keeps of a layer, and what it works in beside a backward."""
+        attention = self.block.attention
+        if isinstance(attention, LinearAttention):
+            return self._linear_context.kept_bytes(attention), self._linear_context.working_bytes(attention)
+        return self._context.kept_bytes(attention), self._context.working_bytes(attention)
+
+    @property
     def _context(self) -> ContextExchange:
         frame = self.frame
         return ContextExchange(frame.training, frame.times, frame.candidates, frame.tokens)
 
+    @property
+    def _linear_context(self) -> LinearExchange:
+        frame = self.frame
+        job = (frame.training, frame.times, frame.candidates, frame.tokens)
+        return LinearExchange(*job, frame.model.hidden_size, layout_changes(frame.model))
+
     @cached_property
     def _context_seconds(self) -> Passes:
         """Exposed seconds of the context exchange, beside the compute and the launches of a pass."""
-        exchanged: Sequence[Array] = self._context.pass_seconds(self.block.attention, *self._core)
+        attention = self.block.attention
+        exchanged: Sequence[Array] = (
+            self._linear_context.pass_seconds(attention, *self._core)
+            if isinstance(attention, LinearAttention)
+            else self._context.pass_seconds(attention, *self._core)
+        )
         if self._agreements is not None:
             forward, backward, _ = self._agreements.seconds(cp_group)
             exchanged = (exchanged[0] + forward, exchanged[1] + backward)
@@ -286,29 +337,9 @@ class LayerWork:
         return Passes(launched.forward - self._passes.forward, launched.backward - self._passes.backward)
 
     @cached_property
-    def _trade(self) -> Array:
-        """Seconds of one pass in which tokens go to the ranks of their experts and back."""
-        frame = self.frame
-        job = (frame.training, frame.times, frame.candidates, frame.tokens, frame.model.hidden_size)
-        return ExpertExchange(*job).pass_seconds(self.block.ffn)
-
-    @property
-    def _exposed_trade(self) -> Array:
-        """The part of `_trade` that adds to a pass.
-
-        Where the software overlaps it, the exchanges of a forward and a backward run beside the compute of both, but for
-        microbatches that find no other: as many as pipeline ranks, at the ends of the step. A rank of a pipeline needs
-        several chunks for that (Megatron-Core, combined_1f1b.py).
-        """
-        frame, chosen = self.frame, self.frame.candidates
-        if not frame.training.overlaps_dispatch:
-            return self._trade
-        compute = self._passes.forward + self._passes.backward
-        job, taken = (frame.times.node.device, frame.times.constants), frame.training.dispatch_multiprocessors
-        beside = exposed_beside(*job, compute, 2 * self._trade, multiprocessors=taken).network / 2
-        can = (chosen.pp == 1) | (chosen.stages_per_rank > 1)
-        paired = np.where(can, np.maximum(0.0, 1 - chosen.pp / chosen.microbatches), 0.0)
-        return np.asarray(paired * beside + (1 - paired) * self._trade)
+    def _dispatch(self) -> Dispatch:
+        job = (self.frame, self.block, self._passes, self._expert_matmuls, self._linear)
+        return Dispatch(*job, beside=self.beside_dispatch)
 
     @cached_property
     def _collectives(self) -> LayerSeconds:
@@ -322,7 +353,8 @@ class LayerWork:
             both = np.asarray(hidden_pairs(block, frame.candidates) * pair)
             return LayerSeconds(both, both, both)
         if isinstance(block.ffn, FeedForward) or block.parallel:
-            exchanged = frame.counted.dense_layer(pair, hidden_pairs(block, frame.candidates), self._tiles)
+            # this project's executor divides attention and feed-forward one by one, also where both read the layer's input
+            exchanged = frame.counted.dense_layer(pair, np.full(len(frame.tokens), 2), self._tiles)
             return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
         wide = layer_code(frame.model.family, block).routing.fp32_weights
         weight_bytes = BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes
@@ -346,7 +378,10 @@ class LayerWork:
 
     @cached_property
     def _beside_exchanges(self) -> Passes:
-        """Seconds of a pass that hide exchanges over tp: of its weight matmuls, and those in which the device waits for launches."""
+        """Seconds of a pass that hide exchanges over tp: of its weight matmuls, and those in which the device waits for launches. Of a
+        ladder, all of them."""
+        if self.block.ladder:
+            return self._passes
         linear, busy, passes = self._linear, self._busy, self._passes
         return Passes(
             linear.forward_seconds(self._matmuls) + passes.forward - busy.forward,
@@ -365,8 +400,13 @@ class LayerWork:
         """Return the part of `collectives` that is not hidden in `beside_seconds` of the same pass.
 
         An overlapped collective runs in tp pieces beside the matmul that reads or feeds it (Wang et al. 2023, ASPLOS,
-        section 5). Copy engines move the pieces. One piece is always exposed. `share`: of the collectives that run so.
+        section 5). Copy engines move the pieces. One piece is always exposed. `share`: of the collectives that run so. That of a ladder
+        runs beside the next half as a whole, on multiprocessors. (The last one of a pipeline's stage is not counted apart, though it is
+        waited for.)
         """
+        if self.block.ladder:
+            device, constants = self.frame.times.node.device, self.frame.times.constants
+            return exposed_beside(device, constants, np.asarray(beside_seconds), np.asarray(collectives)).network
         overlapped = share * self.overlap * (1 - 1 / self.frame.candidates.tp) * collectives
         return np.asarray(collectives - np.minimum(overlapped, beside_seconds))
 
@@ -436,7 +476,7 @@ class LayerWork:
         if frame.stack.transformers_layers:
             return self._saved_tensors
         plain = tokens * operators.saved_bytes(block, training, hidden, tp, frame.sequence_split, frame.experts)
-        plain = plain + self._adapters.kept_bytes
+        plain = plain + self._adapters.kept_bytes + self._context_bytes[0]
         scores = operators.score_bytes(block, training, tp) if training.attention == "unfused" else 0.0
         inner = tokens * operators.inner_saved_bytes(block, training, tp)
         freed = tokens * self._modules.freed_bytes if self._modules else np.zeros_like(plain)
@@ -447,7 +487,7 @@ class LayerWork:
         frame, ffn, split = self.frame, self.block.ffn, self.frame.experts
         tp, copies, columns = frame.candidates.tp, np.zeros(()), np.zeros(())
         if isinstance(ffn, MixtureOfExperts):
-            copies = split.copies(1.0, ffn.top_k, tp)
+            copies = split.copies(1.0, ffn.computed_top_k, tp)
             columns = copies * ffn.expert_width / split.expert_tp
         tensors = SavedTensors(
             block=self.block,
@@ -461,7 +501,7 @@ class LayerWork:
             copies=copies,
             columns=columns,
         )
-        more = self._adapters.kept_bytes + self._context.kept_bytes(self.block.attention)
+        more = self._adapters.kept_bytes + self._context_bytes[0]
         freed = tensors.freed_by(modules_apart(frame.training))
         return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner, freed)
 
@@ -472,7 +512,7 @@ class LayerWork:
         if isinstance(ffn, FeedForward) or not (frame.model.has_router_loss and frame.stack.transformers_layers):
             return np.zeros_like(frame.tokens)
         wide = layer_code(frame.model.family, self.block).routing.fp32
-        return np.asarray((BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes) * ffn.experts * frame.tokens)
+        return np.asarray((BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes) * ffn.choices * frame.tokens)
 
     def _with_routed(self, inner: Array) -> Array:
         """`inner` bytes of gradients between the matmuls of a feed-forward, and those as wide as the hidden state of the tokens
@@ -481,7 +521,8 @@ class LayerWork:
         ffn, frame = self.block.ffn, self.frame
         if isinstance(ffn, FeedForward):
             return inner
-        routed = frame.tokens * frame.model.hidden_size * frame.experts.copies(1.0, ffn.top_k, frame.candidates.tp)
+        copies = frame.experts.copies(1.0, ffn.computed_top_k, frame.candidates.tp)
+        routed = frame.tokens * frame.model.hidden_size * copies
         own = inner + frame.stream_bytes * routed
         weighing = 3.0 * BYTES_PER_ELEMENT["fp32"] * routed
         return np.maximum(own, weighing) if frame.stack.weighs_tokens_in_fp32 else np.asarray(own)
@@ -516,4 +557,4 @@ class LayerWork:
         repeated = saved.all - chosen
         runs_again = saved.all + tokens * operators.regathered_bytes(block, training, hidden, frame.sequence_split)
         working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * runs_again)
-        return kept, working + self._context.working_bytes(block.attention)[:, None]
+        return kept, working + self._context_bytes[1][:, None]

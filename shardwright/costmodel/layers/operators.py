@@ -104,7 +104,7 @@ class ExpertSplit:
     expert_tp: Number
     load: Number = 1.0
 
-    def copies(self, tokens: Number, top_k: int, tp: Number) -> Array:
+    def copies(self, tokens: Number, top_k: float, tp: Number) -> Array:
         """Routed tokens that one rank computes: T k / t of its own number, times the ranks that split an expert."""
         return np.asarray(np.asarray(tokens, dtype=float) * top_k * self.expert_tp / np.asarray(tp) * self.load)
 
@@ -130,11 +130,11 @@ def ffn_matmuls(
         return _dense_matmuls(ffn.width, ffn.gated, hidden, tokens, tp, joined=joined)
     split = experts or experts_as_the_rest(tp)
     held = ffn.experts / np.asarray(split.ep)
-    each = split.copies(tokens, ffn.top_k, tp) / held
+    each = split.copies(tokens, ffn.computed_top_k, tp) / held
     shared = _dense_matmuls(ffn.shared_width, ffn.gated, hidden, tokens, tp, joined=joined) if ffn.shared_width else []
     shared = [replace(matmul, after_norm=False) for matmul in shared]  # the router reads the norm's output too
     return [
-        Matmul(tokens, hidden, ffn.experts, sensitive=True),
+        Matmul(tokens, hidden, ffn.choices, sensitive=True),
         *(
             replace(matmul, experts=True)
             for matmul in _feed_forward(ffn.expert_width, ffn.gated, hidden, each, split.expert_tp, held)
@@ -184,7 +184,7 @@ def _feed_forward(width: int, gated: bool, hidden: int, tokens: Number, tp: Numb
 
 def norm_operator(norm: Norm, stack: Stack) -> Operator:
     """Return the operator that computes a norm: one kernel for a layer norm and for a fused RMS norm, else several."""
-    if norm.kind == "layernorm":
+    if norm.kind == "layernorm" and (stack.fused_norms or not norm.written_out):
         return "layernorm"
     return "rmsnorm" if stack.fused_norms else "eager_rmsnorm"
 
@@ -193,7 +193,7 @@ def computed_width(block: Block, split: ExpertSplit) -> Number:
     """Feed-forward columns that process one token, over all ranks. Uneven load of experts raises the number."""
     if isinstance(block.ffn, FeedForward):
         return block.ffn.width
-    return block.ffn.top_k * block.ffn.expert_width * split.load + block.ffn.shared_width
+    return block.ffn.computed_top_k * block.ffn.expert_width * split.load + block.ffn.shared_width
 
 
 def normalises_heads(block: Block) -> bool:
@@ -289,9 +289,9 @@ def routed_bytes(block: Block, training: TrainingSpec, hidden: int, tp: Number, 
     outputs = training.precision.activation_bytes_per_element * training.software.keeps_expert_outputs
     if training.software.weighs_tokens_in_fp32:
         outputs = BYTES_PER_ELEMENT["fp32"]
-    copies = experts.copies(1.0, block.ffn.top_k, tp)
+    copies = experts.copies(1.0, block.ffn.computed_top_k, tp)
     inputs = _operand_bytes(training) * training.trainable.keeps_input(*GATE_UP)
-    return np.asarray((inputs + outputs) * hidden * copies + 4 * block.ffn.experts)
+    return np.asarray((inputs + outputs) * hidden * copies + 4 * block.ffn.choices)
 
 
 def core_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:

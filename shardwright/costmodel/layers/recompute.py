@@ -125,6 +125,13 @@ def modules_apart(training: TrainingSpec) -> list[RecomputeModule]:
     return [module for module in modules if module not in repeated]
 
 
+def of_first_half(training: TrainingSpec) -> TrainingSpec:
+    """Return a training as the first half of a layer with a shortcut sees it: what its experts share is a feed-forward ("mlp")."""
+    modules = [module for module in training.recompute_modules if module != "shared_experts"]
+    again = (*modules, "shared_experts") if "mlp" in modules else tuple(modules)
+    return training.model_copy(update={"recompute_modules": again})
+
+
 class _Layer(NamedTuple):
     block: Block
     model: ModelSpec

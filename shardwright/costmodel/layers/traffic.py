@@ -185,7 +185,9 @@ def _biased_outputs(block: Block, hidden: int) -> _Biased:
     if isinstance(attention, LinearAttention):
         return _Biased(0.0, 0.0)
     up = (2 if ffn.gated else 1) * ffn.active_width
-    routed = ffn.top_k if isinstance(ffn, MixtureOfExperts) else 0  # experts add theirs to each token that they get
+    routed = (
+        ffn.computed_top_k if isinstance(ffn, MixtureOfExperts) else 0
+    )  # experts add theirs to each token that they get
     inner = attention.qkv_bias * (attention.query_width + 2 * attention.kv_width) + ffn.bias * up
     whole = attention.output_bias + ffn.bias * (not routed)
     return _Biased(whole * hidden, inner + ffn.bias * routed * hidden)
@@ -213,7 +215,7 @@ def _around_experts(
     ffn = block.ffn
     if isinstance(ffn, FeedForward):
         return ()
-    outputs, moved = hidden * split.copies(1.0, ffn.top_k, 1), []
+    outputs, moved = hidden * split.copies(1.0, ffn.computed_top_k, 1), []
     if stack.weighs_tokens_in_fp32:
         moved.append((outputs, _FP32_PERMUTATION_PASSES))
     elif not stack.fused_permutation:
@@ -238,4 +240,4 @@ def dispatched_elements(block: Block, hidden: int, experts: ExpertSplit) -> Numb
     if isinstance(block.ffn, FeedForward):
         return 0.0
     sorts = np.where(np.asarray(experts.ep) > 1, 4.0, 2.0)
-    return sorts * hidden * experts.copies(1.0, block.ffn.top_k, 1)
+    return sorts * hidden * experts.copies(1.0, block.ffn.computed_top_k, 1)

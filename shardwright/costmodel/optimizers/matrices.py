@@ -30,6 +30,8 @@ class Matrix(NamedTuple):
 @lru_cache(maxsize=64)
 def layer_matrices(block: Block, hidden: int) -> tuple[Matrix, ...]:
     """Return the matrices of a layer: queries, keys and values apart, gate and up projection apart. Those of experts are none."""
+    if block.shortcut:
+        return tuple(matrix for half in block.halves for matrix in layer_matrices(half, hidden))
     of_experts = isinstance(block.ffn, MixtureOfExperts)
     feed_forward = [] if of_experts else ffn_matmuls(block, hidden, 1, 1, joined=False)
     found = [*attention_matmuls(block, hidden, 1, 1, joined=False), *feed_forward]

@@ -37,14 +37,15 @@ def distinct_rows(
     one = np.ones_like(candidates.tp)
     # a microbatch's exchange hides behind another one, if the pipeline has it
     paired = (candidates.ep > 1) & training.overlaps_dispatch
+    # experts also spread over data-parallel ranks, which may also add up how often each is chosen
+    over_data = (candidates.ep > 1) | training.global_balance
     # beside frozen weights the head asks whether its microbatch is the only one
     fewest = one if training.trainable.trains_all else np.minimum(candidates.microbatches, 2)
     alike = replace(
         candidates,
         pp=np.where(paired, candidates.pp, np.minimum(candidates.pp, 2)),
-        # experts also spread over data-parallel ranks
-        dp_replicate=np.where(candidates.ep > 1, candidates.dp_replicate, 1),
-        dp_shard=np.where(candidates.ep > 1, candidates.dp_shard, 1),
+        dp_replicate=np.where(over_data, candidates.dp_replicate, 1),
+        dp_shard=np.where(over_data, candidates.dp_shard, 1),
         microbatches=np.where(paired, candidates.microbatches, fewest),
         stages_per_rank=np.where(paired, candidates.stages_per_rank, one),
         zero_stage=candidates.zero_stage * training.software.hooks_modules,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from shardwright.base import SpecError
 from shardwright.costmodel import Charge, PlanFile, RankCharges, charged_step
@@ -59,7 +60,15 @@ def dry_run(plan_file: PlanFile, ranks: Sequence[int] | None = None) -> DryRun:
                 f"rank {rank} is none of the plan's {plan.mesh.ranks} ranks; give 0 to {plan.mesh.ranks - 1}"
             )
     charges = charged_step(plan_file.model(), plan_file.cluster, plan_file.training, plan)
-    traced: dict[int, tuple[tuple[int, ...], _Totals]] = {rank: _trace(plan_file, rank) for rank in chosen}
+    try:
+        traced: dict[int, tuple[tuple[int, ...], _Totals]] = {rank: _trace(plan_file, rank) for rank in chosen}
+    except Exception as error:
+        if found := _asked_for_values(error):
+            raise SpecError(
+                f"{plan_file.model_name}: its layers run what the values of their tokens say ({found.func}), which a dry run does not have; "
+                "run it"
+            ) from None
+        raise
     return DryRun(
         world_size=plan.mesh.ranks,
         microbatches=plan.microbatches,
@@ -102,6 +111,13 @@ def _kinds(plan_file: PlanFile) -> list[tuple[int, ...]]:
         )
         found.setdefault(kind, []).append(rank)
     return [tuple(group) for group in found.values()]
+
+
+def _asked_for_values(error: BaseException | None) -> DynamicOutputShapeException | None:
+    """Return the error of an operator whose shapes follow from values, which a pipeline's stage may have wrapped in its own."""
+    while error is not None and not isinstance(error, DynamicOutputShapeException):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _trace(plan_file: PlanFile, rank: int) -> tuple[tuple[int, ...], _Totals]:

@@ -3,7 +3,7 @@ initial weights."""
 
 from .attention import recompute_core, set_attention
 from .check_division import check_tensor_parallel, tiny_model
-from .division import LayerDivision
+from .division import LayerDivision, called_children
 from .documents import attend_within_documents, check_documents, documents_in_hand, numbered_documents
 from .experts import SpreadRanks, check_experts, experts_paths, spread_experts
 from .fused import SplitLinear, StackedQueryKeyValue, engine_state, hugging_face_state, stacks_experts, unfuse
@@ -41,6 +41,7 @@ __all__ = [
     "StageModule",
     "attend_within_documents",
     "build_on_meta",
+    "called_children",
     "check_documents",
     "check_experts",
     "check_tensor_parallel",

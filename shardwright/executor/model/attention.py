@@ -13,6 +13,9 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from shardwright.base import SpecError
 
+_ATTENTION = ("Attention", "MLA")
+"""Endings of transformers' classes of attention whose core is a function of its own."""
+
 
 def set_attention(model: PreTrainedModel, name: str) -> None:
     """Let every layer of `model` compute attention by the function that is registered under `name`."""
@@ -89,7 +92,7 @@ def recompute_core(layer: nn.Module) -> None:
             continue
         shared: Any = getattr(module, "config", None)
         core = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        if shared is None or core is None or not type(module).__name__.endswith("Attention"):
+        if shared is None or core is None or not type(module).__name__.endswith(_ATTENTION):
             continue
         found = True
         if shared._attn_implementation == "eager":

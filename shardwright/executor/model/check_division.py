@@ -106,7 +106,7 @@ def _check_sizes(tp: int, config: PreTrainedConfig, name: str) -> None:
 def _distinct_layers(skeleton: Skeleton) -> list[int]:
     """Return the first layer of each kind, told apart by the names and shapes of parameters."""
     kinds: dict[tuple[Any, ...], int] = {}
-    for index in range(skeleton.config.num_hidden_layers):
+    for index in range(skeleton.layer_count):
         shapes = tuple((key, tuple(value.shape)) for key, value in skeleton.layer(index).named_parameters())
         kinds.setdefault(shapes, index)
     return list(kinds.values())

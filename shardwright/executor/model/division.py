@@ -32,7 +32,8 @@ Role = Literal[
 column: its outputs are divided. column_gathered: and gathered again. row: its inputs are divided, and its outputs are partial
 sums. row_sliced: its inputs are whole, and each rank takes its own columns. by_head: each rank applies it to its own heads.
 whole_norm: a norm over the columns of all ranks. latent: DeepSeek's projection to the latent, whose rotary columns go to the
-heads of each rank. experts: their widths are divided. packed: as column, of stacked gates and ups. once: added by one rank.
+heads of each rank. experts: their widths are divided. packed: as column, of stacked gates and ups. once: added by one rank, the
+output of a module or a bare parameter.
 replicated: the same on all ranks. Of a bare parameter column and row cut the last dimension but one, and the last.
 """
 
@@ -49,6 +50,7 @@ _ROLES: Mapping[str, Role] = {
     "replicated_with_grad_allreduce": "by_head",
     "mla_kv_a_proj": "latent",
     "moe_tp_experts": "experts",
+    "moe_identity_expert": "once",
     "local_params": "replicated",
     "replicate": "replicated",
 }
@@ -79,6 +81,20 @@ class LayerDivision:
     """
 
     regions: Mapping[str, Region] = field(default_factory=dict)
+
+
+def regions_of(layer: nn.Module) -> dict[str, nn.Module]:
+    """Return by path the children of a layer that have matrices."""
+    return {path: module for path, module in called_children(layer).items() if is_region(module)}
+
+
+def called_children(layer: nn.Module) -> dict[str, nn.Module]:
+    """Return the children of a layer by path, and for a list of modules each of them: nothing calls the list."""
+    found: dict[str, nn.Module] = {}
+    for path, module in layer.named_children():
+        parts = module.named_children() if isinstance(module, nn.ModuleList) else [("", module)]
+        found |= {f"{path}.{name}" if name else path: part for name, part in parts}
+    return found
 
 
 def is_region(module: nn.Module) -> bool:

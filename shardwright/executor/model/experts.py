@@ -37,7 +37,7 @@ def check_experts(plan_file: PlanFile, skeleton: Skeleton) -> None:
     mesh, name = plan_file.plan.mesh, plan_file.model_name
     if mesh.ep == 1:
         return
-    layers = [skeleton.layer(index) for index in range(skeleton.config.num_hidden_layers)]
+    layers = skeleton.layers
     found = [(layer, path) for layer in layers for path in experts_paths(layer)]
     if not found:
         raise SpecError(f"{name} has no experts that ep {mesh.ep} could spread; plan with ep 1")

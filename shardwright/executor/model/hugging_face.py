@@ -46,6 +46,14 @@ class Skeleton:
         """Map the name of the head's weight to that of the embedding's, where the model ties them."""
         return {f"{self.structure.head}.weight": f"{self.structure.embedding}.weight"} if self.tied else {}
 
+    @property
+    def layer_count(self) -> int:
+        return len(self.layers)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(self.model.get_submodule(self.structure.layers).children())
+
     def layer(self, index: int) -> nn.Module:
         return self.model.get_submodule(f"{self.structure.layers}.{index}")
 
@@ -70,12 +78,18 @@ def read_skeleton(plan_file: PlanFile) -> Skeleton:
     asks_for_router_loss = bool(getattr(config, "output_router_logits", False))
     if asks_for_router_loss:
         config.output_router_logits = False
-    _check_fit(plan_file, config)
+    if getattr(config, "add_cross_attention", False):
+        raise SpecError(f"{name} has add_cross_attention: only decoders without cross-attention can be trained")
     model = build_on_meta(config, name, kernel=_kernel(plan_file, config))
     settle_rotation(model, plan_file.training.seq_len)
     structure = read_structure(model, name)
     _check_positions(plan_file, model, structure)
-    return Skeleton(model, structure, name, asks_for_router_loss)
+    skeleton = Skeleton(model, structure, name, asks_for_router_loss)
+    if plan_file.plan.layer_count != skeleton.layer_count:
+        raise SpecError(
+            f"the plan's stages hold {plan_file.plan.layer_count} layers, {name} has {skeleton.layer_count}"
+        )
+    return skeleton
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -132,15 +146,6 @@ def _config_errors(config_class: str, model_name: str) -> Iterator[None]:
     except Exception as error:
         detail = " ".join(str(error).split())
         raise SpecError(f"{model_name}: its config is not a valid {config_class}: {detail}") from None
-
-
-def _check_fit(plan_file: PlanFile, config: PreTrainedConfig) -> None:
-    name, plan = plan_file.model_name, plan_file.plan
-    layers = getattr(config, "num_hidden_layers", None)
-    if plan.layer_count != layers:
-        raise SpecError(f"the plan's stages hold {plan.layer_count} layers, {name} has {layers}")
-    if getattr(config, "add_cross_attention", False):
-        raise SpecError(f"{name} has add_cross_attention: only decoders without cross-attention can be trained")
 
 
 def _check_positions(plan_file: PlanFile, model: PreTrainedModel, structure: Structure) -> None:

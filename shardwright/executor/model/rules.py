@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from shardwright.base import SpecError
 
-from .division import LayerDivision, Region, Role, is_region, planned_roles, roles_within
+from .division import LayerDivision, Region, Role, planned_roles, regions_of, roles_within
 from .fused import SplitLinear, StackedQueryKeyValue, is_linear_attention
 
 _GATED: Mapping[str, Role] = {"gate_proj": "column", "up_proj": "column", "down_proj": "row"}
@@ -52,12 +52,9 @@ def layer_division(model: PreTrainedModel, layer: nn.Module, layers: str, name: 
         SpecError: names the module that stands in the way.
     """
     planned = planned_roles(model, layers, name)
-    regions = {
-        path: _region(path, module, planned, model.config, name)
-        for path, module in layer.named_children()
-        if is_region(module)
-    }
-    return LayerDivision(regions)
+    return LayerDivision(
+        {path: _region(path, module, planned, model.config, name) for path, module in regions_of(layer).items()}
+    )
 
 
 def _region(path: str, module: nn.Module, planned: Mapping[str, Role], config: PreTrainedConfig, name: str) -> Region:
@@ -155,6 +152,8 @@ def _find_norms(roles: dict[str, Role], path: str, module: nn.Module, config: Pr
     head_size: Any = getattr(parts[path], "head_dim", None) or getattr(config, "head_dim", None)
     for inner, part in parts.items():
         own = list(part.parameters(recurse=False))
+        if _weighs_each_head(part, head_size):
+            roles[f"{inner}.weight"] = "column"  # of (heads, head size)
         if _role_of(inner, part, roles) or not own or any(parameter.dim() > 1 for parameter in own):
             continue
         if own[0].numel() in widths:
@@ -163,6 +162,17 @@ def _find_norms(roles: dict[str, Role], path: str, module: nn.Module, config: Pr
             roles[inner] = "by_head"
         else:
             raise SpecError(f"{name}: '{inner}' of a layer cannot be divided over tp; plan with tp 1")
+
+
+def _weighs_each_head(module: nn.Module, head_size: int | None) -> bool:
+    """Whether a module is a norm of single heads, each with weights of its own (Cohere)."""
+    own = dict(module.named_parameters(recurse=False))
+    return (
+        own.keys() == {"weight"}
+        and own["weight"].dim() == 2
+        and own["weight"].shape[1] == head_size
+        and not isinstance(module, nn.Linear)
+    )
 
 
 def _out_features(module: nn.Module) -> int:

@@ -53,7 +53,7 @@ class StageModule(nn.Module):
         self.hidden_size = int(skeleton.config.hidden_size)
         end_layer = first_layer + len(self.strategies)
         self.is_first = first_layer == 0
-        self.is_last = end_layer == skeleton.config.num_hidden_layers
+        self.is_last = end_layer == skeleton.layer_count
         self.layer_paths = tuple(f"{self.structure.layers}.{index}" for index in range(first_layer, end_layer))
         self.trains_below = not self.is_first
         self._received: ReceivedLayer | None = None

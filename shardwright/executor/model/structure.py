@@ -158,8 +158,10 @@ def _output_embeddings(model: PreTrainedModel) -> nn.Module | None:
 
 
 def _layers_path(model: PreTrainedModel, name: str) -> str:
-    count: int = model.config.num_hidden_layers
-    lists = [path for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) == count]
+    config: Any = model.config
+    count: int = config.num_hidden_layers
+    counts = {count, getattr(config, "num_layers", count)}  # LongCat-Flash has half as many layers as hidden ones
+    lists = [path for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) in counts]
     if not lists:
         raise SpecError(f"{name}: {type(model).__name__} has no list of its {count} layers; it cannot be trained")
     outermost: str = min(lists, key=lambda path: path.count("."))

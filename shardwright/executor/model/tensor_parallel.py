@@ -94,6 +94,8 @@ def _divide_module(module: nn.Module, role: Role, region: Region, ranks: Ranks, 
         move_input(module, SLICE_COLUMNS, ranks)
     elif role == "experts":
         move_input(module, SUM_GRADIENTS, ranks, every=True)
+    elif role == "once":
+        _return_on_first_rank(module, ranks)
     elif role == "latent":
         _share_rotary_columns(module, region.rotary_columns, ranks)
     if role in ("row", "row_sliced", "experts"):
@@ -271,6 +273,16 @@ def _norm_over_ranks(module: nn.Module, ranks: Ranks) -> None:
     def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
         divided = DTensor.from_local(given[0], mesh, [Shard(-1)], run_check=False)
         return forward(divided, *given[1:], **options).redistribute(placements=[Shard(-1)]).to_local()
+
+    _wrap(module, around)
+
+
+def _return_on_first_rank(module: nn.Module, ranks: Ranks) -> None:
+    """Let other ranks than the first return zeros, so that a sum over all of them has the output once."""
+
+    def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        output = forward(*given, **options)
+        return output * 0 if ranks.rank else output
 
     _wrap(module, around)
 

@@ -17,6 +17,7 @@ from shardwright.executor.model import (
     Skeleton,
     SpreadRanks,
     StageModule,
+    called_children,
     divide_embedding,
     divide_head,
     divide_layer,
@@ -143,7 +144,7 @@ class StageBuilder:
         skeleton = self.skeleton
         if self._ranks is None:
             flatten_experts(layer)
-            for region in layer.children():
+            for region in called_children(layer).values():
                 repetition.within(region, 1)
             return
         division = layer_division(skeleton.model, layer, skeleton.structure.layers, skeleton.name)

@@ -4,7 +4,7 @@ from torch import nn
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor.model import Skeleton
+from shardwright.executor.model import Skeleton, called_children
 from shardwright.specs import RecomputeModule, splits_backward
 
 from .parts import experts_of, is_feed_forward, is_mixture, norms
@@ -18,7 +18,7 @@ def check_recompute(plan_file: PlanFile, skeleton: Skeleton) -> None:
             schedule would compute tiles again for every weight.
     """
     plan, training = plan_file.plan, plan_file.training
-    kinds = {type(layer): layer for layer in map(skeleton.layer, range(skeleton.config.num_hidden_layers))}
+    kinds = {type(layer): layer for layer in skeleton.layers}
     selective = any(run.recompute == "selective" for stage in plan.stages for run in stage.layers)
     for name in training.recompute_modules if selective else ():
         for layer in kinds.values():
@@ -33,8 +33,7 @@ def check_recompute(plan_file: PlanFile, skeleton: Skeleton) -> None:
 
 def _check_tiles(plan_file: PlanFile, skeleton: Skeleton) -> None:
     plan, name = plan_file.plan, skeleton.name
-    layers = [skeleton.layer(index) for index in range(skeleton.config.num_hidden_layers)]
-    dense = [layer for layer in layers if not any(is_mixture(child) for child in layer.children())]
+    dense = [layer for layer in skeleton.layers if not any(is_mixture(child) for child in layer.children())]
     if not dense:
         raise SpecError(f"{name} has experts in every layer, which run in one piece; plan without --mlp-tiles")
     if missing := next((layer for layer in dense if not _has(layer, "mlp")), None):
@@ -54,7 +53,7 @@ def _has(layer: nn.Module, name: RecomputeModule) -> bool:
     if name == "layernorm":
         return bool(norms(layer))
     if name == "mlp":
-        return bool(mixtures) or any(is_feed_forward(child) for child in layer.children())
+        return bool(mixtures) or any(is_feed_forward(child) for child in called_children(layer).values())
     if name == "moe_act":
         return all(hasattr(experts, "_apply_gate") for region in mixtures for experts in experts_of(region))
     return True

@@ -5,7 +5,7 @@ import inspect
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from shardwright.executor.model import experts_paths
+from shardwright.executor.model import called_children, experts_paths
 
 _MATRICES = (nn.Linear, Conv1D)
 _FEWEST_LINEARS = 2
@@ -27,7 +27,7 @@ def norms(layer: nn.Module) -> list[nn.Module]:
     """Return the norms around attention and feed-forward: the layer's children whose parameters are all vectors."""
     return [
         child
-        for child in layer.children()
+        for child in called_children(layer).values()
         if (own := list(child.parameters())) and all(parameter.dim() == 1 for parameter in own)
     ]
 

@@ -11,13 +11,13 @@ from shardwright.base import SpecError
 from shardwright.catalog.huggingface import model_from_config
 from shardwright.specs.model import FeedForward, ModelSpec
 
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WIDTHS = ("hidden_size", "n_embd", "n_embed", "d_model")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 _FEED_FORWARDS = (
     *("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
-    *("moe_intermediate_size", "shared_expert_intermediate_size"),
+    *("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"),
 )
 _EMBEDDING = "word_embed_proj_dim"
 _PER_LAYER = "layer_types"

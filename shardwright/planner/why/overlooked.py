@@ -4,7 +4,7 @@ from shardwright.base import GIB, units
 from shardwright.costmodel import estimate_plan, model_flops_per_sequence, nodes_of_ranks
 from shardwright.planner.space import TRIED_LOSS_CHUNKS
 from shardwright.specs import ClusterSpec, Estimate, MemoryBytes, Plan, TrainingSpec
-from shardwright.specs.model import ModelSpec
+from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 _MUCH = 0.25
 _MOST_CAUSAL = 0.8
@@ -64,10 +64,21 @@ def _fullest(estimate: Estimate) -> MemoryBytes:
     return max(estimate.memory, key=lambda part: part.total)
 
 
-def assumed(cluster: ClusterSpec) -> str:
-    """Say what the catalog gave that the user did not: links, NICs, host. Empty where all was given."""
+def assumed(cluster: ClusterSpec, model: ModelSpec | None = None) -> str:
+    """Say what nobody gave: links, NICs and host, which are the catalog's, and how many experts of a token compute. Empty where all
+    was given."""
+    said = [_assumed_of(cluster)]
+    for ffn in {block.ffn for block in model.layer_classes} if model else ():
+        if isinstance(ffn, MixtureOfExperts) and ffn.zero_experts:
+            said.append(
+                f"each choice of a router gets as many tokens: of {ffn.top_k} experts of a token {ffn.computed_top_k:.3g} compute"
+            )
+    return ", ".join(words for words in said if words)
+
+
+def _assumed_of(cluster: ClusterSpec) -> str:
     if cluster.is_mixed:
-        alone = {group.device.name: assumed(cluster.alone(index)) for index, group in enumerate(cluster.groups)}
+        alone = {group.device.name: _assumed_of(cluster.alone(index)) for index, group in enumerate(cluster.groups)}
         return "; ".join(f"{name}: {words}" for name, words in alone.items() if words)
     group = cluster.groups[0]
     parts = []

@@ -47,7 +47,7 @@ def model_linears(
         for degree in tp:
             tokens, ranks = np.array([float(micro_batch * training.seq_len)]), np.array([float(degree)])
             matmuls = [operators.Matmul(tokens, model.hidden_size, model.vocab_size / ranks)]
-            for block in model.layer_classes:
+            for block in (half for layer in model.layer_classes for half in layer.halves):
                 job, stack = (block, model.hidden_size, tokens, ranks), training.software
                 matmuls += operators.attention_matmuls(*job, joined=joins_attention(block, model, stack))
                 matmuls += operators.ffn_matmuls(*job, joined=stack.joined_projections)

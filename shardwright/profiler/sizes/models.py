@@ -80,7 +80,7 @@ class Usage:
 
     def _widths(self, operator: Operator, degree: int, *, backward: bool) -> Iterable[float]:
         traffic = backward_traffic if backward else forward_traffic
-        for block in self.model.layer_classes:
+        for block in (half for layer in self.model.layer_classes for half in layer.halves):
             split = operators.experts_as_the_rest(degree)
             for each in traffic(block, self.model, self.training, split):
                 width = _width(each, degree)

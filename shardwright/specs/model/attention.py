@@ -13,7 +13,7 @@ class MultiHeadAttention(Spec):
     """Multi-head, grouped-query (kv_heads < heads) or multi-query (kv_heads = 1) attention.
 
     `window` limits how many tokens back a query looks (None: all). `qk_norm` normalises queries and keys per head,
-    or over the whole projection. `sinks` adds one learned logit a head (gpt-oss). `capped`: scores pass a tanh before the softmax (Gemma 2). `output_gate`: the projection of the queries
+    per head with weights of its own ("each_head"), or over the whole projection. `sinks` adds one learned logit a head (gpt-oss). `capped`: scores pass a tanh before the softmax (Gemma 2). `output_gate`: the projection of the queries
     also makes a gate of each output (Qwen3-Next).
     """
 
@@ -24,7 +24,7 @@ class MultiHeadAttention(Spec):
     window: PositiveInt | None = None
     qkv_bias: bool = False
     output_bias: bool = False
-    qk_norm: Literal["none", "per_head", "whole"] = "none"
+    qk_norm: Literal["none", "per_head", "each_head", "whole"] = "none"
     qk_norm_bias: bool = False
     sinks: bool = False
     capped: bool = False
@@ -56,10 +56,11 @@ class MultiHeadAttention(Spec):
             Parameter("attention.output_bias", hidden_size * self.output_bias, split=False),
             Parameter("attention.sinks", self.heads * self.sinks, split=True),
         ]
-        norm_width = {"none": 0, "per_head": 2 * self.head_size, "whole": self.query_width + self.kv_width}[
-            self.qk_norm
-        ]
-        return [*weights, Parameter("attention.qk_norm", norm_width * (1 + self.qk_norm_bias), split=False)]
+        whole = self.query_width + self.kv_width
+        width = {"none": 0, "per_head": 2 * self.head_size, "each_head": whole, "whole": whole}[self.qk_norm]
+        # ranks of tp share weights of single heads
+        norm = Parameter("attention.qk_norm", width * (1 + self.qk_norm_bias), split=self.qk_norm == "each_head")
+        return [*weights, norm]
 
 
 class LatentAttention(Spec):

@@ -41,6 +41,9 @@ class FeedForward(Spec):
 class MixtureOfExperts(Spec):
     """`experts` feed-forwards of `expert_width`, `top_k` of them for each token, and one of `shared_width` for all.
 
+    `zero_experts`: further choices of the router that return the token itself (LongCat-Flash, arXiv 2509.01322, section 2.1). They lie
+    with the token: nothing is computed and nothing is sent. transformers allocates gates and ups for them that nothing reads.
+
     `clamped`: gate and up of the routed experts are clamped, and their activation is a sigmoid, a shift and two products
     (gpt-oss), for which eager PyTorch has no kernel.
     """
@@ -56,25 +59,39 @@ class MixtureOfExperts(Spec):
     bias: bool = False
     router_bias: bool = False
     clamped: bool = False
+    zero_experts: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _top_k_exists(self) -> Self:
-        if self.top_k > self.experts:
-            raise ValueError(f"top_k {self.top_k} is more than the {self.experts} experts")
+        if self.top_k > self.choices:
+            raise ValueError(f"top_k {self.top_k} is more than the {self.choices} experts")
         return self
 
     @property
-    def active_width(self) -> int:
-        """Columns that one token passes through: of the experts it is routed to, and the shared one's."""
-        return self.top_k * self.expert_width + self.shared_width
+    def choices(self) -> int:
+        """Columns of the router."""
+        return self.experts + self.zero_experts
+
+    @property
+    def computed_top_k(self) -> float:
+        """Experts that compute a token, on average. Assumption: each of the router's choices gets as many tokens as any other."""
+        return self.top_k * self.experts / self.choices if self.zero_experts else self.top_k
+
+    @property
+    def active_width(self) -> float:
+        """Columns that one token passes through on average: of the experts it is routed to, and the shared one's."""
+        return self.computed_top_k * self.expert_width + self.shared_width
 
     def parameters(self, hidden_size: int) -> list[Parameter]:
         up = (2 if self.gated else 1) * self.expert_width
         each = hidden_size * (up + self.expert_width) + (up + hidden_size) * self.bias
         shared_up = (2 if self.gated else 1) * self.shared_width
+        zeros = hidden_size * up * self.zero_experts
+        idle = [Parameter("ffn.zero_experts", zeros, split=True, expert=True, idle=True)] if zeros else []
         return [
-            Parameter("ffn.router", (hidden_size + self.router_bias) * self.experts, split=False),
+            Parameter("ffn.router", (hidden_size + self.router_bias) * self.choices, split=False),
             Parameter("ffn.experts", each * self.experts, split=True, expert=True),
+            *idle,
             Parameter(
                 "ffn.shared", hidden_size * (shared_up + self.shared_width) + shared_up * self.shared_bias, split=True
             ),

@@ -36,6 +36,13 @@ _ALIBI_FAMILIES = ("bloom", "mpt")
 class Block(Spec):
     """One transformer layer: `norm_count` norms of the hidden width, `parallel` attention and feed-forward or in turn.
 
+    `shortcut`: a second half of the layer, with attention and norms of its own and this feed-forward. What the routed experts of the
+    first half return is added behind it; their shared expert is the first half's own feed-forward (LongCat-Flash, arXiv 2509.01322,
+    section 2.2; Cai et al. 2024, ScMoE, arXiv 2404.05019).
+
+    `ladder`: each half reads the residual without the result of the half before it, which is added one half later (Zhang et al. 2025,
+    arXiv 2501.06589, section 3). So exchanges over tp run beside the next half.
+
     `frozen`: no backward pass reaches it (`ModelSpec.trained_as`); a model that is read has no such layer.
     """
 
@@ -44,10 +51,28 @@ class Block(Spec):
     norm: Norm = Norm()
     norm_count: NonNegativeInt = 2
     parallel: bool = False
+    shortcut: FeedForward | None = None
+    ladder: bool = False
     frozen: bool = Field(default=False, exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _shortcut_is_around_experts(self) -> Self:
+        if self.shortcut and not (isinstance(self.ffn, MixtureOfExperts) and self.ffn.shared_width):
+            raise ValueError("shortcut is around routed experts with a dense feed-forward beside them; leave it out")
+        return self
+
+    @property
+    def halves(self) -> "tuple[Block, ...]":
+        """The block itself, or both halves of a layer with a shortcut, in the order in which they run."""
+        if self.shortcut is None:
+            return (self,)
+        first = self.model_copy(update={"shortcut": None})
+        return first, first.model_copy(update={"ffn": self.shortcut})
 
     def parameters(self, hidden_size: int) -> list[Parameter]:
         """Every weight of this layer, none with zero elements."""
+        if self.shortcut:
+            return [p for half in self.halves for p in half.parameters(hidden_size)]
         norms = [
             norm for index in range(self.norm_count) for norm in self.norm.parameters(f"norm.{index}", hidden_size)
         ]
@@ -196,20 +221,30 @@ class ModelSpec(Spec):
 
     @cached_property
     def parameter_count(self) -> int:
-        """Parameters of the whole model, a tied head counted once."""
+        """Parameters of the whole model, a tied head counted once, without idle ones."""
         ends = sum(p.elements for p in (*self.embedding_parameters(), *self.head_parameters()))
         if self.tied_embeddings:
             ends -= self.vocab_size * (self.embedding_size or self.hidden_size)
-        return ends + sum(
-            run.count * sum(p.elements for p in run.block.parameters(self.hidden_size)) for run in self.blocks
+        return ends + self._in_layers(idle=False)
+
+    @cached_property
+    def idle_parameter_count(self) -> int:
+        """Parameters that transformers allocates beside `parameter_count` and nothing reads."""
+        return self._in_layers(idle=True)
+
+    def _in_layers(self, *, idle: bool) -> int:
+        return sum(
+            run.count * sum(p.elements for p in run.block.parameters(self.hidden_size) if p.idle is idle)
+            for run in self.blocks
         )
 
     @cached_property
     def active_parameter_count(self) -> int:
-        """Parameters that one token passes through: of the routed experts, `top_k` of each layer."""
+        """Parameters that one token passes through: of the routed experts, those of each layer that compute it on average."""
         unused = 0
         for run in self.blocks:
-            if isinstance(run.block.ffn, MixtureOfExperts):
-                routed = sum(p.elements for p in run.block.ffn.parameters(self.hidden_size) if p.expert)
-                unused += run.count * (routed - routed // run.block.ffn.experts * run.block.ffn.top_k)
+            ffn = run.block.ffn
+            if isinstance(ffn, MixtureOfExperts):
+                routed = sum(p.elements for p in ffn.parameters(self.hidden_size) if p.expert and not p.idle)
+                unused += run.count * (routed - round(routed // ffn.experts * ffn.computed_top_k))
         return self.parameter_count - unused

@@ -46,7 +46,7 @@ def decoder_layers(model: nn.Module, layer_count: int) -> nn.ModuleList:
 def assert_same_shape(spec: ModelSpec, config: Mapping[str, Any]) -> None:
     """`spec` has the parameters that transformers builds, in all and layer by layer, and the same windows."""
     model = build_on_meta(config)
-    assert spec.parameter_count == count_parameters(model)
+    assert spec.parameter_count + spec.idle_parameter_count == count_parameters(model)
     layers = decoder_layers(model, spec.layer_count)
     blocks = [spec.layer_classes[index] for index in spec.class_of_layer]
     for block, layer in zip(blocks, layers, strict=True):

@@ -29,6 +29,17 @@ SMALL_LATENT = SMALL | {
     "n_group": 1,
     "topk_group": 1,
 }
+_RENAMED = {
+    "num_hidden_layers": "num_layers",
+    "intermediate_size": "ffn_hidden_size",
+    "moe_intermediate_size": "expert_ffn_hidden_size",
+    "num_experts_per_tok": "moe_topk",
+}
+LONGCAT = {_RENAMED.get(key, key): value for key, value in SMALL_LATENT.items()} | {
+    "model_type": "longcat_flash",
+    "zero_expert_num": 2,
+    "head_dim": 4,
+}
 LLAMA = SMALL | {"model_type": "llama"}
 
 

@@ -10,7 +10,7 @@ from shardwright.catalog.huggingface.families import supported_model_types
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from tests.catalog.huggingface.meta_model import assert_same_shape, build_on_meta, count_parameters
-from tests.catalog.huggingface.small_configs import SMALL, SMALL_LATENT, SMALL_MOE, SMALL_OPT, read
+from tests.catalog.huggingface.small_configs import LLAMA, LONGCAT, SMALL, SMALL_LATENT, SMALL_MOE, SMALL_OPT, read
 
 # What each odd one has that no preset has.
 ODD: dict[str, dict[str, Any]] = {
@@ -94,6 +94,9 @@ ODD: dict[str, dict[str, Any]] = {
     | {"model_type": "gemma2", "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
     "gemma3 that slides but for every second layer": SMALL
     | {"model_type": "gemma3_text", "sliding_window_pattern": 2, "sliding_window": 9, "attention_bias": True},
+    "cohere with biases and norms of each head": SMALL
+    | {"model_type": "cohere", "attention_bias": True, "use_qk_norm": True},
+    "cohere2, untied": SMALL | {"model_type": "cohere2", "sliding_window": 9, "tie_word_embeddings": False},
     "olmo2 with biases and groups": SMALL | {"model_type": "olmo2", "attention_bias": True},
     "olmo3 with layer types": SMALL
     | {"model_type": "olmo3", "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
@@ -113,6 +116,8 @@ ODD: dict[str, dict[str, Any]] = {
     "granitemoe with biases": SMALL | {"model_type": "granitemoe", "attention_bias": True, "num_local_experts": 4},
     "phimoe with every bias": SMALL
     | {"model_type": "phimoe", "attention_bias": True, "lm_head_bias": True, "sliding_window": 5},
+    "longcat_flash with biases, without zero experts": LONGCAT
+    | {"attention_bias": True, "router_bias": True, "zero_expert_num": 0, "num_attention_heads": 8},
     "minimax_m2": SMALL | {"model_type": "minimax_m2", "num_local_experts": 4, "num_experts_per_tok": 2},
     "glm4_moe with norms": SMALL
     | {
@@ -188,7 +193,12 @@ DEFAULT_HIDDEN = {
     "gpt2": 768,
     "bloom": 64,
 }
-HIDDEN_KEYS = {"gpt2": ("n_embd", "n_layer"), "mpt": ("d_model", "n_layers"), "bloom": ("hidden_size", "n_layer")}
+HIDDEN_KEYS = {
+    "gpt2": ("n_embd", "n_layer"),
+    "mpt": ("d_model", "n_layers"),
+    "bloom": ("hidden_size", "n_layer"),
+    "longcat_flash": ("hidden_size", "num_layers"),
+}
 
 
 @pytest.mark.parametrize("family", [family for family in supported_model_types() if family not in ("gemma3", "llama4")])
@@ -317,6 +327,26 @@ def test_keys_that_add_nothing_are_accepted(config: dict[str, Any]) -> None:
 )
 def test_attention_and_feed_forward_side_by_side(config: dict[str, Any], parallel: bool) -> None:
     assert read(config).layer_classes[0].parallel is parallel
+
+
+def test_a_key_of_this_project_makes_ladders_of_the_residuals_of_any_family() -> None:
+    for config in (LLAMA, LONGCAT):
+        plain, ladder = read(config), read(config | {"ladder_residual": True})
+        assert [block.ladder for block in (*plain.layer_classes, *ladder.layer_classes)] == [False, True]
+        assert ladder.parameter_count == plain.parameter_count
+
+
+def test_longcat_counts_its_halves_where_hidden_layers_are_given() -> None:
+    halves = {key: value for key, value in LONGCAT.items() if key != "num_layers"} | {"num_hidden_layers": 6}
+    assert read(halves).blocks == read(LONGCAT).blocks
+    assert_same_shape(read(halves), halves)
+
+
+def test_zero_experts_are_allocated_by_transformers_and_not_counted() -> None:
+    """Two of hidden size 64 and width 32: their gates and ups are allocated, three layers."""
+    spec = read(LONGCAT)
+    assert spec.idle_parameter_count == 3 * 2 * 2 * 32 * 64
+    assert_same_shape(spec, LONGCAT)
 
 
 def test_windows_make_different_blocks_and_runs() -> None:

@@ -122,6 +122,8 @@ def test_one_token_passes_through_the_published_share(name: str, billions: float
 
 OTHER_NAMES = {"gemma3", "llama4", "kimi_k2"}  # of gemma3_text, llama4_text and deepseek_v3
 WITHOUT_PRESET = (
+    "cohere",
+    "cohere2",
     "ernie4_5",
     "ernie4_5_moe",
     "glm4",
@@ -129,6 +131,7 @@ WITHOUT_PRESET = (
     "granite",
     "granitemoe",
     "llama4_text",
+    "longcat_flash",
     "minimax_m2",
     "olmo2",
     "olmo3",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shardwright.base.errors import SpecError
-from tests.catalog.huggingface.small_configs import LLAMA, SMALL, SMALL_LATENT, SMALL_MOE, read
+from tests.catalog.huggingface.small_configs import LLAMA, LONGCAT, SMALL, SMALL_LATENT, SMALL_MOE, read
 
 BAD: dict[str, tuple[Any, str]] = {
     "no object": ([1], "holds a list"),
@@ -102,6 +102,11 @@ BAD: dict[str, tuple[Any, str]] = {
         SMALL_LATENT | {"model_type": "deepseek_v3", "moe_layer_freq": 2},
         "'moe_layer_freq' is 2",
     ),
+    "half a layer of longcat": (
+        {key: value for key, value in LONGCAT.items() if key != "num_layers"} | {"num_hidden_layers": 5},
+        "'num_hidden_layers' is 5: a layer has two halves; give 'num_layers', or an even number",
+    ),
+    "zero experts that drop": (LONGCAT | {"zero_expert_type": "drop"}, "'zero_expert_type' is \"drop\""),
     "experts in a dense family": (
         LLAMA | {"num_local_experts": 8, "num_experts_per_tok": 2},
         "'num_local_experts' is 8: model_type 'llama' has no experts; give the model's own model_type",

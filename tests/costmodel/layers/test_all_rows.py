@@ -10,11 +10,12 @@ from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.row import RowWork
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
 from shardwright.costmodel.op_times.constants import CALIBRATED
+from shardwright.costmodel.op_times.overlap import slowdown_beside
 from shardwright.specs.model.model import Block
 from shardwright.specs.plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES
 from shardwright.specs.stack import named_stack
 from shardwright.specs.training import Precision, TrainingSpec
-from tests.costmodel.fakes import RoundTimes, small_experts, small_model
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts, small_model
 from tests.costmodel.layers.test_traffic import totals
 from tests.specs.test_candidates import candidates
 
@@ -86,6 +87,28 @@ def test_a_fused_kernel_leaves_selective_recompute_nothing_to_do() -> None:
     layer = model.layer(model.model.layer_classes[0])
     assert layer.recompute_seconds_by_policy[0, 1] == 0
     assert layer.activation_bytes_by_policy[0, 1] == layer.activation_bytes_by_policy[0, 0]
+
+
+def test_a_ladder_hides_exchanges_over_tp_behind_the_layer() -> None:
+    """No more than all of them, and none where the device computes nothing beside traffic; with tp 4 the layer takes less than they do."""
+    found = {}
+    for kind in ("gpu", "cpu"):
+        for ladder in (False, True):
+            plain = work(tp=4, sequence_parallel=1)
+            block = plain.model.layer_classes[0].model_copy(update={"ladder": ladder})
+            times = RoundTimes(node=round_cluster(kind=kind).node)
+            found[kind, ladder] = replace(plain, times=times).layer(block)
+    whole, rest = found["gpu", False], found["gpu", True]
+    node, constants = round_cluster().node, RoundTimes().constants
+    slowed = float(slowdown_beside(node.device, constants, np.ones(1)))
+    exchanges, compute = whole.tensor_parallel_forward_seconds[0], whole.forward_seconds[0]
+    assert exchanges > compute
+    assert rest.tensor_parallel_forward_seconds[0] == pytest.approx(exchanges - (1 - slowed) * compute)
+    assert max(exchanges, compute) <= compute + rest.tensor_parallel_forward_seconds[0] <= exchanges + compute
+    none = POLICIES.index("none")
+    backward, whole_backward = (each.tensor_parallel_backward_seconds_by_policy[0, none] for each in (rest, whole))
+    assert 0 < backward < rest.tensor_parallel_forward_seconds[0] < whole_backward
+    assert found["cpu", True].tensor_parallel_forward_seconds[0] == exchanges
 
 
 def test_tensor_parallel_moves_the_hidden_states_twice_in_each_sublayer() -> None:

@@ -70,6 +70,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt_neox": LAYER_NORMED | {"model_type": "gpt_neox", "intermediate_size": 192},
     "gpt_neox in turn": LAYER_NORMED
     | {"model_type": "gpt_neox", "intermediate_size": 192, "use_parallel_residual": False},
+    "cohere": DENSE | {"model_type": "cohere"},
+    "cohere with normalised queries": DENSE | {"model_type": "cohere", "use_qk_norm": True},
+    "cohere2": DENSE | {"model_type": "cohere2", **ONE_FULL},
     "opt": LAYER_NORMED | {"model_type": "opt", "ffn_dim": 192, "dropout": 0.0},
     "falcon with one key": LAYER_NORMED | {"model_type": "falcon"},
     "falcon with groups": LAYER_NORMED | {"model_type": "falcon", "num_kv_heads": 2, "new_decoder_architecture": True},

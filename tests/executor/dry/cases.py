@@ -63,6 +63,12 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "tp, norms of heads": lambda: small(
         model_config("qwen3"), plan((layers(zero=2),), microbatches=4, tp=2, dp_shard=2, sequence_parallel=False)
     ),
+    "attention and feed-forward side by side over tp": lambda: small(
+        FAMILIES["gpt_neox"], plan((layers(recompute="full"),), tp=2)
+    ),
+    "side by side after one norm over tp without sequence parallelism": lambda: small(
+        OTHERS["cohere"], plan((layers(),), tp=2, sequence_parallel=False)
+    ),
     "full recompute": lambda: small(LLAMA, plan((layers(zero=3, recompute="full"),), microbatches=4, dp_shard=2, tp=2)),
     "tiles over tp, full recompute": lambda: small(LLAMA, plan((layers(recompute="full"),), tp=2), mlp_tiles=4),
     "tiles over tp without sequence parallelism": lambda: small(

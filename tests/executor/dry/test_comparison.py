@@ -20,7 +20,8 @@ from shardwright.executor.parallel import data_parallel
 from shardwright.executor.replicas import compressed, local_steps
 from shardwright.specs import PIPELINE_INSIDE_DATA, DryRun, Offload, Plan, RecomputePolicy, TracedRank, TrafficAxis
 from tests.executor.dry.cases import ADAPTED, LLAMA, LLAMA_4, MIXTRAL, PLANS, small
-from tests.parity.cases import layers, model_config, plan
+from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.families import OTHERS
 
 FLOPS_TOLERANCE = 0.01
 ACTIVATIONS_TOLERANCE = 0.03
@@ -316,3 +317,9 @@ def test_plans_that_do_not_run_are_refused() -> None:
     other = given.model_copy(update={"training": given.training.model_copy(update={"stack": "torchtitan"})})
     with pytest.raises(SpecError, match="stack 'torchtitan'"):
         dry_run(other)
+
+
+@pytest.mark.parametrize("divided", [plan((layers(),), tp=2), plan((layers(1),), (layers(1),), pp=2)])
+def test_experts_in_a_loop_over_those_that_are_chosen_are_refused(divided: Plan) -> None:
+    with pytest.raises(SpecError, match="longcat_flash: its layers run what the values of their tokens say"):
+        dry_run(plan_file(OTHERS["longcat_flash"], divided))

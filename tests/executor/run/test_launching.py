@@ -174,6 +174,11 @@ class TestWhatIsNotRunYet:
                 {"overlaps_dispatch": True},
                 "a dispatch beside another microbatch can be estimated and compared, not run yet; plan without",
             ),
+            (
+                {},
+                {"global_balance": True},
+                "a loss on routers over all data-parallel ranks can be estimated and compared",
+            ),
             ({}, {"precision": {"parameters": "bf16"}}, "bf16 parameters can be estimated and compared, not run yet"),
             (
                 {},
@@ -208,6 +213,13 @@ class TestWhatIsNotRunYet:
         data = tiny(plan((layers(4),), microbatches=2)).model_dump(mode="json")
         data["plan"]["offload"] = offload
         assert says in refused(tmp_path, PlanFile.parse(data, source="test"))
+
+    def test_ladders_of_residuals(self, tmp_path: Path) -> None:
+        data = tiny(plan((layers(2),))).model_dump(mode="json")
+        data["model_config_json"]["ladder_residual"] = True
+        said = refused(tmp_path, PlanFile.parse(data, source="test"))
+        assert "has ladders for residuals" in said
+        assert "remove 'ladder_residual' from its config" in said
 
     def test_a_split_vocabulary(self, tmp_path: Path) -> None:
         data = tiny(plan((layers(2),), (layers(2),), pp=2)).model_dump(mode="json")

@@ -9,6 +9,7 @@ from shardwright.planner.why.overlooked import assumed, overlooked
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
+from tests.catalog.huggingface.small_configs import read
 from tests.planner.small_problems import tiny_cluster
 
 
@@ -66,3 +67,12 @@ def test_what_the_catalog_gave() -> None:
     )
     assert "NICs" not in assumed(load_cluster("h100-sxm:8"))
     assert assumed(tiny_cluster(devices=8)) == ""
+
+
+def test_how_many_experts_of_a_token_compute() -> None:
+    """Of 512 that do and 256 that do not, a token chooses twelve."""
+    model = read({"model_type": "longcat_flash", "hidden_size": 6144, "num_layers": 28})
+    assert assumed(tiny_cluster(devices=8), model) == (
+        "each choice of a router gets as many tokens: of 12 experts of a token 8 compute"
+    )
+    assert assumed(tiny_cluster(devices=8), load_model("mixtral-8x7b")) == ""

@@ -3,6 +3,7 @@
 from .context import ContextExchange
 from .counted import CountedExchanges, LayerSeconds, SummedGradients
 from .experts import ExpertExchange, expert_split, hidden_pairs, spread_parameters
+from .linear import LinearExchange, layout_changes
 from .scales import ScaleAgreements
 
 __all__ = [
@@ -10,9 +11,11 @@ __all__ = [
     "CountedExchanges",
     "ExpertExchange",
     "LayerSeconds",
+    "LinearExchange",
     "ScaleAgreements",
     "SummedGradients",
     "expert_split",
     "hidden_pairs",
+    "layout_changes",
     "spread_parameters",
 ]

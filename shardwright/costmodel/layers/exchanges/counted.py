@@ -107,7 +107,7 @@ class CountedExchanges(NamedTuple):
         """One all-reduce for each of `weights` that every rank holds whole and computes with a part of what it acts on."""
 
         split = [float(weight.elements) for weight in weights if weight.name.startswith(_OF_HIDDEN_STATES)]
-        parts = [float(weight.elements) for weight in weights if weight.name.startswith(_OF_PARTS)]
+        parts = [float(w.elements) for w in weights if w.name.startswith(_OF_PARTS) and not w.split]
         of_tokens, of_parts = self.summed_matrices(split, precision), self.summed_matrices(parts, precision)
         return SummedGradients(
             *(

@@ -12,12 +12,15 @@ from shardwright.base import Array
 from shardwright.costmodel.layers.operators import ExpertSplit
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import (
+    BYTES_PER_ELEMENT,
     EXPERT_DISPATCH,
     Candidates,
     RankGroup,
     TrainingSpec,
     ep_group,
     expert_tp_group,
+    replicate_group,
+    shard_group,
 )
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts, Parameter
 
@@ -70,18 +73,28 @@ class ExpertExchange:
         if isinstance(ffn, FeedForward) or (self.candidates.ep == 1).all():
             return np.zeros(len(self.candidates))
         split = expert_split(self.candidates, self.training)
-        copies = split.copies(self.tokens, ffn.top_k, self.candidates.tp)
+        copies = split.copies(self.tokens, ffn.computed_top_k, self.candidates.tp)
         splitting = expert_tp_group(self.candidates, self.times.node)
         shared_bytes = self._token_bytes * copies
         gather = self.times.collective_seconds("all_gather", shared_bytes, splitting)
         reduce = self.times.collective_seconds("reduce_scatter", shared_bytes, splitting)
-        own_tokens = copies / (self.candidates.expert_tp * ffn.top_k)
+        own_tokens = copies / (self.candidates.expert_tp * ffn.computed_top_k)
         whole = self.candidates.expert_dispatch == EXPERT_DISPATCH.index("all-to-all")
         forwarded = 2.0 * self._forwarded(ffn, own_tokens) + gather + reduce
-        traded = 2.0 * self._traded(own_tokens * ffn.top_k) + gather + reduce
+        traded = 2.0 * self._traded(own_tokens * ffn.computed_top_k) + gather + reduce
         if self.training.software.counts_exchanges:
             traded = 2.0 * self._traded(copies)
         return np.where(self.candidates.ep > 1, np.where(whole, traded, forwarded), 0.0)
+
+    def balance_seconds(self, ffn: FeedForward | MixtureOfExperts) -> Array:
+        """(N,): seconds of one forward in which the data-parallel ranks add up how often each expert is chosen, where the loss on
+        routers is that of all of them: one all-reduce of a number for each of the router's choices. Counts have no gradient."""
+        nothing = np.zeros(len(self.candidates))
+        if isinstance(ffn, FeedForward) or not self.training.global_balance:
+            return nothing
+        size, node = nothing + BYTES_PER_ELEMENT["fp32"] * ffn.choices, self.times.node
+        groups = (shard_group(self.candidates, node), replicate_group(self.candidates, node))
+        return sum((self.times.collective_seconds("all_reduce", size, group) for group in groups), nothing)
 
     @property
     def _token_bytes(self) -> float:
@@ -114,5 +127,5 @@ class ExpertExchange:
         fill one place after the other.
         """
         if self.training.routing == "consecutive":
-            return np.maximum(1.0, ffn.top_k * places / ffn.experts)
-        return np.asarray(places * (1.0 - (1.0 - 1.0 / places) ** ffn.top_k))
+            return np.maximum(1.0, ffn.computed_top_k * places / ffn.experts)
+        return np.asarray(places * (1.0 - (1.0 - 1.0 / places) ** ffn.computed_top_k))

@@ -22,5 +22,5 @@ def unneeded_kernels(block: Block, stack: Stack, linears: Sequence[Matmul]) -> i
     """Return the launches of a backward that frozen weights leave out: one for each linear, and those of the norms
     (tests/costmodel/layers/frozen/test_unneeded.py counts them on torch)."""
     norms = block.norm_count + 2 * (getattr(block.attention, "qk_norm", "none") != "none")
-    eager = not stack.fused_norms and block.norm.kind == "rmsnorm"
+    eager = not stack.fused_norms and (block.norm.kind == "rmsnorm" or block.norm.written_out)
     return len(linears) + norms * (_EAGER_KERNELS if eager else _FUSED_KERNELS)

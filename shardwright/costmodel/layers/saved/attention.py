@@ -117,7 +117,7 @@ class AttentionTensors:
         attention, norm = self.block.attention, self.block.norm
         if not isinstance(attention, MultiHeadAttention) or attention.qk_norm == "none":
             return 0.0
-        rows = attention.heads + attention.kv_heads if attention.qk_norm == "per_head" else 2
+        rows = 2 if attention.qk_norm == "whole" else attention.heads + attention.kv_heads
         trained = self.training.trainable.trains_layer_weights
         return norm_bytes(
             norm, self.code, self._element, attention.query_width + attention.kv_width, rows, trained=trained

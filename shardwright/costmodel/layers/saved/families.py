@@ -75,6 +75,8 @@ _NORMALISED = Routing(choice_bytes=4.0, token_bytes=4.0, fp32_weights=True)
 
 _FAMILIES: Mapping[str, LayerCode] = {
     "bloom": LayerCode(joined_projection=True, rotates=False),
+    "cohere": LayerCode(),
+    "cohere2": LayerCode(),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": replace(_DEEPSEEK, routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0)),
     "falcon": LayerCode(compute_softmax=True),
@@ -98,6 +100,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
         sinks=True,
         routing=Routing(expert_bytes=0.0, choice_bytes=8.0, keeps_choices=True),
     ),
+    "longcat_flash": _DEEPSEEK,
     "minimax_m2": LayerCode(joins_rotated=True, routing=_NORMALISED),
     "mixtral": LayerCode(routing=_NORMALISED),
     "mpt": LayerCode(joined_projection=True, rotates=False),

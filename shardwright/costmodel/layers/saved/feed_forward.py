@@ -70,7 +70,7 @@ class FeedForwardTensors:
         ffn, element, routing = self.block.ffn, self.element, self.code.routing
         if isinstance(ffn, FeedForward):
             return np.zeros(())
-        router = routing.expert_bytes * ffn.experts + routing.token_bytes
+        router = routing.expert_bytes * ffn.choices + routing.token_bytes
         router += 4 * self.hidden if self._widens_router and self.trainable.trains_layer_weights else 0
         weights = (4 if routing.fp32_weights else element) + element * routing.keeps_choices
         each = (
@@ -88,7 +88,7 @@ class FeedForwardTensors:
         ffn = self.block.ffn
         if isinstance(ffn, FeedForward):
             return 0.0
-        return 4.0 * ffn.experts * (1 + self.hidden * self._widens_router)
+        return 4.0 * ffn.choices * (1 + self.hidden * self._widens_router)
 
     @property
     def _widens_router(self) -> bool:

@@ -101,14 +101,15 @@ class SavedTensors:
 
     @property
     def _stream_weight_bytes(self) -> float:
-        return self.block.norm_count * norm_weight_bytes(self.block.norm, self.code, self.hidden)
+        return self.block.norm_count * norm_weight_bytes(self.block.norm, self.code, self._element, self.hidden)
 
     @property
     def _norm_weight_bytes(self) -> float:
         block, attention = self.block, self.block.attention
         kept = self._stream_weight_bytes
         if isinstance(attention, MultiHeadAttention) and attention.qk_norm != "none":
-            kept += 2 * norm_weight_bytes(block.norm, self.code, attention.head_size)
+            rows = attention.heads + attention.kv_heads if attention.qk_norm == "each_head" else 2
+            kept += rows * norm_weight_bytes(block.norm, self.code, self._element, attention.head_size)
         return kept
 
     @property

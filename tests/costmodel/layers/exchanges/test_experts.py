@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from shardwright.costmodel.layers.exchanges.experts import ExpertExchange, expert_split
+from shardwright.costmodel.tables.distinct_rows import distinct_rows
 from shardwright.specs.model.feed_forward import MixtureOfExperts
 from shardwright.specs.plan import EXPERT_DISPATCH
 from shardwright.specs.training import TrainingSpec
-from tests.costmodel.fakes import RoundTimes, round_cluster
+from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts
 from tests.specs.test_candidates import candidates
 
 EXPERTS = MixtureOfExperts(experts=16, top_k=2, expert_width=8)
@@ -68,3 +69,33 @@ def test_imbalance_counts_where_experts_lie_apart_and_capacity_everywhere() -> N
     assert np.asarray(expert_split(candidates(ep=1, dp_shard=4), uneven).load).item() == 1
     capped = uneven.model_copy(update={"expert_capacity": 1.25})
     assert np.asarray(expert_split(candidates(ep=1, dp_shard=4), capped).load).item() == 1.25
+
+
+def balance(*, on: bool = True, **degrees: int) -> float:
+    training = TrainingSpec(seq_len=8, global_batch=8, global_balance=on)
+    times = RoundTimes(node=round_cluster(nodes=2, devices_per_node=4).node)
+    exchange = ExpertExchange(training, times, candidates(**degrees), np.array([TOKENS]), HIDDEN)
+    return float(exchange.balance_seconds(EXPERTS)[0])
+
+
+def test_a_loss_over_all_data_ranks_adds_up_a_number_for_each_expert() -> None:
+    """Sixteen numbers in fp32, among the ranks of a shard group and then among its replicas; no other ranks have other tokens."""
+    one = 16 * 4 * 1e-9
+    assert balance(dp_shard=8) == pytest.approx(one)
+    assert balance(dp_shard=2, cp=2, dp_replicate=2) == pytest.approx(2 * one)
+    assert balance(tp=8) == balance(dp_shard=8, on=False) == 0
+
+
+def test_the_sum_is_made_in_each_forward_and_again_where_that_is_repeated() -> None:
+    model = small_experts()
+    job = TrainingSpec(seq_len=128, global_batch=8)
+    chosen = candidates(dp_shard=8)
+    times = RoundTimes(node=round_cluster(nodes=2, devices_per_node=4).node)
+    (plain,), (summed,) = (
+        distinct_rows(model, job.model_copy(update={"global_balance": on}), chosen, times).works[:1]
+        for on in (False, True)
+    )
+    added = summed.expert_parallel_forward_seconds - plain.expert_parallel_forward_seconds
+    assert added[0] == pytest.approx(8 * 4 * 1e-9)
+    repeated = summed.expert_parallel_backward_seconds_by_policy - plain.expert_parallel_backward_seconds_by_policy
+    assert repeated[0].tolist() == pytest.approx([0, 0, added[0]])

@@ -27,5 +27,7 @@ def test_statistics_are_those_of_each_row() -> None:
 
 
 def test_one_plus_the_weight_is_a_new_tensor() -> None:
-    assert norm_weight_bytes(Norm(), LayerCode(adds_one=True), 64) == 4 * 64
-    assert norm_weight_bytes(Norm(), LayerCode(), 64) == 0
+    assert norm_weight_bytes(Norm(), LayerCode(adds_one=True), 2, 64) == 4 * 64
+    assert norm_weight_bytes(Norm(), LayerCode(), 2, 64) == 0
+    assert norm_weight_bytes(Norm(kind="layernorm", written_out=True), LayerCode(), 2, 64) == 4 * 64
+    assert norm_weight_bytes(Norm(kind="layernorm", written_out=True), LayerCode(), 4, 64) == 0

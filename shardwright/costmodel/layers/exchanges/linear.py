@@ -1,0 +1,114 @@
+"""Context parallelism of linear attention: the ranks pass on what a part of the sequence did to the state, not keys and values.
+
+A rank holds a run of neighbouring tokens. What they do to the state S of a head, of (d_k, d_v), is S -> M S + N. By the delta rule M is
+a matrix of (d_k, d_k), so that d_k (d_k + d_v) numbers say it, whatever the length. Two ways (`Runs.linear_context`):
+
+"states": each rank makes M and N of its tokens, all gather them in fp32, and each chains those before its own (fla-org/flash-linear-attention,
+fla/ops/cp/README.md; Megatron-Core's linear_cp_mode "chunkwise"). M and N cost a second pass over the tokens without their outputs: of a chunk of
+C tokens, 4 C d_k d_v FLOPs for N, and 2 C d_k^2 + 2 d_k^3 for M. The backward does the same with gradients, from the last rank to the first. The
+convolution needs the last tokens of the rank before. Sun et al. 2024, LASP-2 (arXiv 2502.07563), gathers states so.
+
+"heads": an all-to-all takes all projections to the ranks of their heads, which see the whole sequence, and another one brings the outputs back
+(linear_cp_mode "headwise": Megatron-LM, megatron/core/ssm/gated_delta_net/gdn.py, a2a_cp_to_hp).
+
+Causal attention between such layers wants each rank to have tokens from the front and the back (context.py). So hidden states change their
+ranks wherever the kind of attention changes, `layout_changes` times for each linear layer (Megatron-LM, build_cp_partition_mode_plan).
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from shardwright.base import Array
+from shardwright.costmodel.op_times import OpTimes
+from shardwright.specs import BYTES_PER_ELEMENT, Candidates, TrainingSpec, cp_group
+from shardwright.specs.model import LinearAttention, ModelSpec
+
+from .context import PassSeconds
+
+_FP32 = BYTES_PER_ELEMENT["fp32"]
+
+
+def layout_changes(model: ModelSpec) -> float:
+    """Return how often the kind of attention changes between neighbouring layers, for each layer of linear attention."""
+    linear = [isinstance(model.layer_classes[kind].attention, LinearAttention) for kind in model.class_of_layer]
+    if all(linear):
+        return 0.0
+    # tokens come and labels go as causal attention has them
+    around = [False, *linear, False]
+    return sum(one != two for one, two in pairwise(around)) / max(1, sum(linear))
+
+
+@dataclass(frozen=True)
+class LinearExchange:
+    """The exchange of one layer for `tokens` (N,), the tokens of a rank, which are 1/cp of its microbatch."""
+
+    training: TrainingSpec
+    times: OpTimes
+    candidates: Candidates
+    tokens: Array
+    hidden: int
+    layout_changes: float
+
+    def pass_seconds(self, attention: LinearAttention, core_forward: Array, core_backward: Array) -> PassSeconds:
+        """Return the seconds that the exchange adds. `core_forward`, `core_backward` (N,): seconds of the rank's own recurrence."""
+        if (self.candidates.cp == 1).all():
+            return PassSeconds(np.zeros(len(self.candidates)), np.zeros(len(self.candidates)))
+        moved = self.layout_changes * self._seconds("all_to_all", self._element * self.tokens * self.hidden)
+        if self._by_heads:
+            there = self._seconds("all_to_all", self._projected(attention.input_width))
+            both = moved + there + self._seconds("all_to_all", self._projected(attention.value_width))
+            return self._where_divided(both, both)
+        gather = self._seconds("all_gather", self.candidates.cp * self._summary_bytes(attention))
+        halo = (attention.kernel - 1) * attention.convolved_width * self._element * self._sequences
+        beside = moved + gather + self._seconds("send", halo / self.candidates.tp)
+        again = _summary_share(attention)
+        return self._where_divided(beside + again * core_forward, beside + again * core_backward)
+
+    def working_bytes(self, attention: LinearAttention) -> Array:
+        """(N,): bytes in use beside a backward: what came from other ranks, and its gradients."""
+        whole = self.candidates.cp * self._summary_bytes(attention)
+        traded = self._projected(attention.input_width + attention.value_width)
+        return self._where_divided(*(2 * (traded if self._by_heads else whole),) * 2).forward
+
+    def kept_bytes(self, attention: LinearAttention) -> Array:
+        """(N,): bytes that a layer keeps beside those without cp: the state that a rank begins with."""
+        heads = attention.heads / self.candidates.tp
+        state = _FP32 * self._sequences * heads * attention.key_size * attention.value_size
+        return self._where_divided(*(np.zeros_like(state) if self._by_heads else state,) * 2).forward
+
+    @property
+    def _by_heads(self) -> bool:
+        return self.training.software.runs.linear_context == "heads"
+
+    @property
+    def _element(self) -> int:
+        return self.training.precision.activation_bytes_per_element
+
+    @property
+    def _sequences(self) -> Array:
+        return np.asarray(self.candidates.micro_batch, dtype=float)
+
+    def _summary_bytes(self, attention: LinearAttention) -> Array:
+        """(N,): bytes of M and N of the rank's heads and sequences."""
+        each = attention.heads * attention.key_size * (attention.key_size + attention.value_size)
+        return _FP32 * self._sequences * each / self.candidates.tp
+
+    def _projected(self, width: int) -> Array:
+        return self._element * self.tokens * width / self.candidates.tp
+
+    def _seconds(self, name: Literal["all_to_all", "all_gather", "send"], size_bytes: Array) -> Array:
+        return self.times.collective_seconds(name, size_bytes, cp_group(self.candidates, self.times.node))
+
+    def _where_divided(self, forward: Array, backward: Array) -> PassSeconds:
+        divided = self.candidates.cp > 1
+        return PassSeconds(np.where(divided, forward, 0.0), np.where(divided, backward, 0.0))
+
+
+def _summary_share(attention: LinearAttention) -> float:
+    """FLOPs of M and N over those of the recurrence (core/flops.py), per token and head."""
+    chunk, keys, values = attention.chunk, attention.key_size, attention.value_size
+    summary = 4.0 * keys * values + 2.0 * keys**2 + 2.0 * keys**3 / chunk
+    return summary / (2.0 * (chunk * (3 * keys + 2 * values) + 3 * keys * values))
