@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import ForceOption
+from .options import ForceOption, read_plans
 from .run import run
 
 _HOW = {
@@ -37,7 +37,6 @@ def launch(
 ) -> None:
     """Write what starts a run of a plan on several machines: a script for Slurm, Kubernetes or ssh, or lines for torchrun."""
     from shardwright.base import SpecError, write_whole
-    from shardwright.costmodel import read_plan_file
     from shardwright.executor.scripts import by_hand, job_name, kubernetes_job, nodes_of, over_ssh, slurm_script
 
     ways = {"slurm": slurm, "kubernetes": kubernetes, "ssh": ssh is not None, "torchrun": torchrun}
@@ -49,7 +48,7 @@ def launch(
     _check_belongs(
         chosen[0], {"--image": (image, "kubernetes"), "--time": (time, "slurm"), "--partition": (partition, "slurm")}
     )
-    plan_file, nodes = (found := read_plan_file(plan)), nodes_of(found)
+    plan_file, nodes = (found := read_plans(plan)[0]), nodes_of(found)
     command = ["shardwright", "run", str(plan), *(run_options or [])]
     _check_run_options(command[2:])
     name = job_name(plan_file.model_name)
