@@ -93,7 +93,8 @@ def fault(arguments: tuple[str, ...], outcome: Outcome) -> str | None:
             return f"control character {character!r}"
     if "Traceback" in outcome.stderr:
         return "a traceback"
-    if "--json" in arguments and outcome.code == 0:
+    ended_early = arguments[:1] in (("run",), ("profile",)) and not outcome.stdout  # see `checks_alone`
+    if "--json" in arguments and outcome.code == 0 and not ended_early:
         return _fault_in_json(outcome.stdout)
     return None
 
