@@ -72,7 +72,11 @@ def main() -> None:
         if code == EXIT_INTERRUPTED:  # this typer reports Ctrl-C so
             _say("interrupted", code)
     except _UsageError as error:
-        code = _say(_usage(error), EXIT_USER_ERROR)
+        if type(error).__name__ == "NoArgsIsHelpError":  # `ask` alone: the message is its help
+            print(str(error.format_message()), file=sys.stderr)  # type: ignore[attr-defined] # see _UsageError
+            code = EXIT_USER_ERROR
+        else:
+            code = _say(_usage(error), EXIT_USER_ERROR)
     except (KeyboardInterrupt, typer.Abort):
         code = _say("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of the pipe, such as head, has closed it

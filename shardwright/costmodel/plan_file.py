@@ -18,7 +18,7 @@ from .plan_summary import job_title, labelled_text, summary_lines
 SCHEMA_VERSION: Literal[1] = 1
 PHASES_KIND: Literal["shardwright-phases"] = "shardwright-phases"
 """The kind of a file that holds several plan files (`phases/`)."""
-_PHASE = re.compile(r"(.+):([0-9]{1,9})", re.DOTALL)
+_PHASE = re.compile(r"(.+):([0-9]{1,18})", re.DOTALL)
 
 
 class PlanFile(Spec):
@@ -83,6 +83,9 @@ def read_plan_file(path: Path) -> PlanFile:
         SpecError: the file is not a plan file, has a newer schema, or is not valid; it is a phases file and no phase of it is named.
     """
     file, number = phase_of(path)
+    if file.suffix == ".toml":
+        make = f"'shardwright plan MODEL --cluster CLUSTER --phases {file.name} --out phases.json'"
+        raise SpecError(f"{file}: is TOML, and plan files are JSON; if it holds phases, write their plans with {make}")
     data, source = read_json(file), str(path)
     if isinstance(data, dict) and data.get("kind") == PHASES_KIND:
         data = _phase(data, file, number)

@@ -204,3 +204,8 @@ def test_a_plan_file_has_no_phases(command: Command, small: Path, tmp_path: Path
 
 def test_an_output_never_replaces_the_phases(command: Command, small: Path) -> None:
     assert_one_line(command("simulate", f"{small}:1", "--trace", small, "--force"), "is read by this command")
+
+
+@pytest.mark.parametrize("command_line", [("explain",), ("run",), ("simulate",), ("launch", "--torchrun")])
+def test_what_a_user_writes_is_no_plan_yet(command: Command, file: Path, command_line: tuple[str, ...]) -> None:
+    assert_one_line(command(command_line[0], file, *command_line[1:]), f"--phases {file.name} --out phases.json")

@@ -28,7 +28,7 @@ _FEW = (
 _TOKENS = ("--tokens", "1M")
 _RUN = ("run", "train.json", "--out", "out", "--data", "text.txt")
 BASES: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "plan": ((*_JOB,), ("weights/config.json", *_JOB[1:3], "--phases", "phases.toml"), ("config.json", *_JOB[1:])),
+    "plan": ((*_JOB,), ("weights/config.json", *_JOB[1:3], "--phases", "phases.toml", *_FEW), ("config.json", *_JOB[1:])),
     "explain": (("plan.json",), ("phases.json",), ("phases.json:2",)),
     "compare": (_JOB, ("llama-3.2-1b", "--cluster", "h100-sxm:8", "--seq-len", "2048", "--global-batch", "16", "--plan", "plan.json")),
     "simulate": (("plan.json",), ("phases.json:1",)),

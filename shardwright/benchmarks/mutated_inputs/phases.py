@@ -6,7 +6,17 @@ from pathlib import Path
 from .kinds import Input
 from .outcomes import run
 
-_JOB = ("weights/config.json", "--cluster", "h100-sxm:2")
+_JOB = (
+    "weights/config.json",
+    "--cluster",
+    "h100-sxm:2",
+    "--tp",
+    "1",
+    "--pp",
+    "1",
+    "--recompute",
+    "none",
+)  # a search for each phase
 _PHASES = """[switching]
 build_seconds = 20
 write_bytes_per_s = 1e9

@@ -117,12 +117,12 @@ def _difference(first: TrainingSpec, second: TrainingSpec) -> str:
 
 
 def is_phases_file(path: Path) -> bool:
-    """Whether a file says that it is a phases file. A phase of one is a plan.
+    """Whether a file says that it is a phases file. A phase of one is a plan, and what a user writes in TOML has none yet.
 
     Raises:
         SpecError: it cannot be read, or is no JSON.
     """
-    if phase_of(path)[1] is not None:
+    if phase_of(path)[1] is not None or path.suffix == ".toml":
         return False
     data = read_json(path)
     return isinstance(data, dict) and data.get("kind") == PHASES_KIND
