@@ -192,6 +192,8 @@ def test_what_explains_one_plan_alone_names_a_phase(command: Command, small: Pat
 
 def test_scripts_start_all_phases(command: Command, small: Path) -> None:
     assert f"run {small}" in command("launch", small, "--torchrun").out
+    for option in (("--steps", "3"), ("--until-tokens", "1M"), ("--replan",)):
+        assert_one_line(command("launch", small, "--torchrun", "--", *option), f"leave out {option[0]}")
     assert f"run {small}" in command("export", small, "--to", "slurm").out
 
 
