@@ -5,7 +5,16 @@ from . import units
 from .amounts import SECONDS_PER_DAY, SECONDS_PER_HOUR, read_deadline, read_tokens
 from .arrays import Array, FloatArray, IntArray, Number, distinct
 from .content import files_digest, rows_digest
-from .errors import InfeasibleError, RanksLostError, RunFailedError, RunStoppedError, SpecError, install, nearest
+from .errors import (
+    InfeasibleError,
+    RanksHungError,
+    RanksLostError,
+    RunFailedError,
+    RunStoppedError,
+    SpecError,
+    install,
+    nearest,
+)
 from .failures import Failure, first_failure, first_line, record_failure
 from .files import read_json, read_text, write_whole
 from .lifeline import PARENT, end_with_parent
@@ -29,6 +38,7 @@ __all__ = [
     "InfeasibleError",
     "IntArray",
     "Number",
+    "RanksHungError",
     "RanksLostError",
     "RunFailedError",
     "RunStoppedError",

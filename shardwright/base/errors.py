@@ -16,6 +16,15 @@ class RunFailedError(RuntimeError):
     """A run started but did not finish. The message is one line: which rank stopped, why, and where to read more."""
 
 
+class RanksHungError(RunFailedError):
+    """Some ranks did not arrive where the others waited. `ranks`: those, where others did wait; else none. The message is as that of a run
+    that failed."""
+
+    def __init__(self, message: str, ranks: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+
+
 class RunStoppedError(RuntimeError):
     """A run ended after a whole step because it was asked to. The message is one line: after which step, and what was saved."""
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from .errors import RanksLostError, RunFailedError, SpecError
+from .errors import RanksHungError, RanksLostError, RunFailedError, SpecError
 from .files import read_json, write_whole
 
 _TOLD_FIRST = ("spec", "run", "lost")
@@ -15,13 +15,17 @@ _TOLD_FIRST = ("spec", "run", "lost")
 
 @dataclass(frozen=True)
 class Failure:
-    """Why one rank stopped: a mistake that the user can mend ("spec"), its own failure ("run"), or another rank's ("lost")."""
+    """Why one rank stopped: a mistake that the user can mend ("spec"), its own failure ("run"), or another rank's ("lost").
+
+    `hung`: the ranks that did not arrive where others waited.
+    """
 
     rank: int
     kind: Literal["spec", "run", "lost"]
     message: str
     traceback: str
     time_seconds: float
+    hung: tuple[int, ...] = ()
 
 
 def first_line(error: BaseException) -> str:
@@ -42,7 +46,8 @@ def record_failure(folder: Path, rank: int, error: BaseException) -> None:
     if isinstance(error, (SpecError, RanksLostError)):
         kind = "spec" if isinstance(error, SpecError) else "lost"
     words = "".join(traceback.format_exception(error))
-    failure = Failure(rank=rank, kind=kind, message=first_line(error), traceback=words, time_seconds=time.time())
+    hung = error.ranks if isinstance(error, RanksHungError) else ()
+    failure = Failure(rank, kind, first_line(error), words, time.time(), hung)
     write_whole(folder / f"failure-{rank}.json", json.dumps(asdict(failure), indent=1) + "\n")
 
 

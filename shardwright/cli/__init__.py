@@ -1,6 +1,7 @@
 """The command line: parse, call one library function, print. Start-up imports nothing heavy; each command imports what it needs."""
 
 import io
+import logging
 import os
 import sys
 import warnings
@@ -16,6 +17,8 @@ from .options import EXIT_INFEASIBLE, epilog
 
 __all__ = ["app", "main"]
 
+_SAY_WHAT_NOBODY_ASKED = ("torchao", "torch.utils._pytree")
+"""transformers imports torchao where it is installed. That warns of kernels for other releases of torch, and has torch warn of its classes."""
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
@@ -52,9 +55,10 @@ app.command("export-adapters")(export.export_adapters)
 app.command()(validate.validate)
 app.command()(doctor.doctor)
 app.add_typer(ask.app, name="ask")
-app.add_typer(profile.app, name="profile")
-for registered in app.registered_commands:
-    registered.epilog = epilog(registered.name or str(getattr(registered.callback, "__name__", "")))
+app.add_typer(profile.app, name="profile", epilog=epilog("profile"))
+for group, words in ((app, ""), (ask.app, "ask "), (profile.app, "profile ")):
+    for registered in group.registered_commands:
+        registered.epilog = epilog(words + (registered.name or str(getattr(registered.callback, "__name__", ""))))
 
 # typer carries a click of its own, or uses the one installed; the base of its errors is public in neither
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -67,12 +71,18 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal or a file in ASCII has no box lines and no µ
             stream.reconfigure(errors="replace")
     warnings.formatwarning = _one_line
+    for package in _SAY_WHAT_NOBODY_ASKED:
+        logging.getLogger(package).setLevel(logging.ERROR)
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # this typer reports Ctrl-C so
             _say("interrupted", code)
     except _UsageError as error:
-        code = _say(_usage(error), EXIT_USER_ERROR)
+        if type(error).__name__ == "NoArgsIsHelpError":  # `ask` alone: the message is its help
+            print(str(error.format_message()), file=sys.stderr)  # type: ignore[attr-defined] # see _UsageError
+            code = EXIT_USER_ERROR
+        else:
+            code = _say(_usage(error), EXIT_USER_ERROR)
     except (KeyboardInterrupt, typer.Abort):
         code = _say("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of the pipe, such as head, has closed it

@@ -10,6 +10,8 @@ import typer
 from . import plan as planning
 from .options import (
     LENGTHS_HELP,
+    GlobalBatchOption,
+    SeqLenOption,
     console,
     note_what_profile_lacks,
     print_json,
@@ -32,7 +34,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_NOT_FOR_QUESTIONS = ("context", "out", "report", "details", "certify", "fastest", "allow_fewer_devices")
+_NOT_FOR_QUESTIONS = ("context", "out", "report", "details", "certify", "fastest", "allow_fewer_devices", "phases")
+_ALWAYS_NEEDED = {"seq_len": SeqLenOption, "global_batch": GlobalBatchOption}
+"""Options that `plan` needs unless the phases of a run state them."""
 
 
 def read_tokens_option(text: str | float) -> float:
@@ -89,6 +93,12 @@ def _with_job_options(*left_out: str) -> Callable[[Callable[..., None]], Callabl
             each
             for name, each in inspect.signature(planning.plan).parameters.items()
             if name not in (*_NOT_FOR_QUESTIONS, *left_out, *names)
+        ]
+        shared = [
+            each.replace(annotation=_ALWAYS_NEEDED[each.name], default=inspect.Parameter.empty)
+            if each.name in _ALWAYS_NEEDED
+            else each
+            for each in shared
         ]
         every = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*shared[:1], *own, *shared[1:])]
         command.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined] # functions may have one (PEP 362)

@@ -247,9 +247,10 @@ def _plan_or_setup(path: Path, model: "ModelSpec", cluster: "ClusterSpec", train
         SpecError: see `_plans`.
     """
     from shardwright.base import read_text
+    from shardwright.costmodel import phase_of
     from shardwright.exports import Job, import_plan, is_setup, target_of
 
-    text = read_text(path)
+    text = read_text(phase_of(path)[0])
     if not is_setup(text, path):
         return read_plan(path)[0]
     known = {"seq_len": training.seq_len, "global_batch": training.global_batch}

@@ -1,7 +1,8 @@
 """`explain` says what bounds a plan and what its neighbours cost."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -23,15 +24,18 @@ from .options import (
     refuse_existing,
     tell_what_lacks,
 )
+from .phases import explain_phases
 from .plan_output import parameter_counts, print_plan, profile_lacks
 
 if TYPE_CHECKING:
-    from shardwright.costmodel import PlanFile
+    from shardwright.costmodel import Goodput, PlanFile
     from shardwright.costmodel.op_times import OpTimes
+    from shardwright.planner.why import Alternative
     from shardwright.specs.model import ModelSpec
 
 
 def explain(
+    context: typer.Context,
     plan_path: PlanArgument,
     profile: ProfileOption = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with the timeline here.")] = None,
@@ -52,50 +56,87 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Explain a plan: what bounds it, what its neighbours would cost, and how sure that is."""
-    from shardwright.costmodel import estimate_plan, goodput
+    from shardwright.costmodel.phases import is_phases_file
     from shardwright.jobs import rivals_of, write_plan_report
-    from shardwright.planner.why import explain as explain_plan
-    from shardwright.planner.why import neighbours
-    from shardwright.reports.plan import goodput_table, measured_table
+    from shardwright.reports.plan import measured_table
     from shardwright.specs import read_measurement
 
     refuse_existing(report, force=force, inputs=[path for path in (plan_path, profile, measurement) if path])
-    reliability = read_reliability(
-        mtbf_device_hours=mtbf_device_hours,
-        mtbf_node_hours=mtbf_node_hours,
-        checkpoint_seconds=checkpoint_seconds,
-        restart_seconds=restart_seconds,
-        checkpoint_every=checkpoint_every,
-    )
-    written, model = read_plan(plan_path, profile)
-    if pipeline_layout:
-        written = _dealt(written, model, pipeline_layout)
+    if is_phases_file(plan_path):
+        explain_phases(plan_path, context.params)
+        return
+    written, _ = read_plan(plan_path, profile)
+    found = explained(written, context.params)
+    measured = read_measurement(measurement) if measurement else None
+    beside = measured_table(found.plan_file.plan, found.plan_file.estimated(), measured) if measured else None
+    if report:
+        rivals = rivals_of(found.others, found.plan_file.estimated())
+        write_plan_report(
+            report, found.plan_file, why=found.why, rivals=rivals, times=found.times, measurement=measured
+        )
+    if as_json:
+        print_json({**found.to_json(), **({"measurement": measured.model_dump(mode="json")} if measured else {})})
+    else:
+        found.print(plan_path.name)
+        if beside:
+            console().print(beside)
+    found.end()
+
+
+class Explained(NamedTuple):
+    """A plan with its estimate by this version, what it lacks of memory, and the reasons."""
+
+    plan_file: "PlanFile"
+    model: "ModelSpec"
+    times: "OpTimes"
+    lacking: str | None
+    goodput: "Goodput | None"
+    others: "Sequence[Alternative]"
+    why: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the measurement."""
+        failures = {"goodput": self.goodput.model_dump(mode="json")} if self.goodput else {}
+        printed = {"plan_file": self.plan_file.model_dump(mode="json"), "parameters": parameter_counts(self.model)}
+        return {**printed, "infeasible": self.lacking, "why": self.why, **failures}
+
+    def print(self, name: str) -> None:
+        """Print tables and reasons."""
+        from shardwright.reports.plan import goodput_table
+
+        print_plan(self.plan_file, self.model, self.why)
+        if self.goodput:
+            console().print(goodput_table({name: self.goodput}))
+
+    def end(self) -> None:
+        """End with the exit code of a plan that does not fit, where this one does not."""
+        end_infeasible(self.lacking)
+
+
+def explained(written: "PlanFile", given: Mapping[str, Any], *, name: str = "") -> Explained:
+    """Explain one plan, and say on stderr where it does not fit. `given`: the options of `explain`. `name`: of the plan, for that line.
+
+    Raises:
+        SpecError: an option is not valid for the plan.
+    """
+    from shardwright.costmodel import estimate_plan, goodput
+    from shardwright.planner.why import explain as explain_plan
+    from shardwright.planner.why import neighbours
+
+    names = ("mtbf_device_hours", "mtbf_node_hours", "checkpoint_seconds", "restart_seconds", "checkpoint_every")
+    reliability, model = read_reliability(**{name: given[name] for name in names}), written.model()
+    if given["pipeline_layout"]:
+        written = _dealt(written, model, given["pipeline_layout"])
     job = (model, written.cluster, written.training, written.plan)
-    times = _times(written, step_noise)
+    times = _times(written, given["step_noise"])
     # what the file says was true when it was written: a plan changed by hand has other costs
     plan_file = written.model_copy(update={"estimate": estimate_plan(*job, times)})
-    lacking = tell_what_lacks(plan_file.estimated(), written.cluster)
+    lacking = tell_what_lacks(plan_file.estimated(), written.cluster, name)
     left = goodput(plan_file.estimated(), written.cluster, reliability) if reliability else None
-    measured = read_measurement(measurement) if measurement else None
-    beside = measured_table(plan_file.plan, plan_file.estimated(), measured) if measured else None
     others = neighbours(plan_file.plan, *job[:3], times=times)
     why = explain_plan(plan_file.plan, *job[:3], times=times, others=others)
     why += profile_lacks(model, plan_file.cluster, plan_file.training)
-    if report:
-        rivals = rivals_of(others, plan_file.estimated())
-        write_plan_report(report, plan_file, why=why, rivals=rivals, times=times, measurement=measured)
-    if as_json:
-        run = {"measurement": measured.model_dump(mode="json")} if measured else {}
-        failures = {"goodput": left.model_dump(mode="json")} if left else {}
-        printed = {"plan_file": plan_file.model_dump(mode="json"), "parameters": parameter_counts(model)}
-        print_json({**printed, "infeasible": lacking, "why": why, **run, **failures})
-    else:
-        print_plan(plan_file, model, why)
-        if left:
-            console().print(goodput_table({plan_path.name: left}))
-        if beside:
-            console().print(beside)
-    end_infeasible(lacking)
+    return Explained(plan_file, model, times, lacking, left, others, why)
 
 
 def _dealt(plan_file: "PlanFile", model: "ModelSpec", layout: str) -> "PlanFile":

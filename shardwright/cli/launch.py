@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import ForceOption
+from .options import ForceOption, read_plans
 from .run import run
 
 _HOW = {
@@ -37,7 +37,6 @@ def launch(
 ) -> None:
     """Write what starts a run of a plan on several machines: a script for Slurm, Kubernetes or ssh, or lines for torchrun."""
     from shardwright.base import SpecError, write_whole
-    from shardwright.costmodel import read_plan_file
     from shardwright.executor.scripts import by_hand, job_name, kubernetes_job, nodes_of, over_ssh, slurm_script
 
     ways = {"slurm": slurm, "kubernetes": kubernetes, "ssh": ssh is not None, "torchrun": torchrun}
@@ -49,9 +48,10 @@ def launch(
     _check_belongs(
         chosen[0], {"--image": (image, "kubernetes"), "--time": (time, "slurm"), "--partition": (partition, "slurm")}
     )
-    plan_file, nodes = (found := read_plan_file(plan)), nodes_of(found)
+    plans = read_plans(plan)
+    plan_file, nodes = plans[0], nodes_of(plans[0])
     command = ["shardwright", "run", str(plan), *(run_options or [])]
-    _check_run_options(command[2:])
+    _check_run_options(command[2:], phases=len(plans) > 1)
     name = job_name(plan_file.model_name)
     if torchrun:
         for line in by_hand(nodes, command, master=master):
@@ -86,12 +86,26 @@ def _check_belongs(way: str, options: dict[str, tuple[str | None, str]]) -> None
             raise SpecError(f"{option} is for --{of_way}, not --{way}; leave it out")
 
 
-def _check_run_options(arguments: list[str]) -> None:
-    """Parse the options of `run` as `run` does, so that a misspelled one is found before the job starts."""
+_NOT_OF_PHASES = ("steps", "until_tokens", "replan")
+
+
+def _check_run_options(arguments: list[str], *, phases: bool) -> None:
+    """Parse the options of `run` as `run` does, so that a misspelled one is found before the job starts, and one that phases do not have.
+
+    Raises:
+        SpecError: such an option is given.
+    """
+    from shardwright.base import SpecError
+
     app = typer.Typer(add_completion=False)
     app.command()(run)
     parser: Any = typer.main.get_command(app)
-    parser.make_context("shardwright run", arguments)
+    given = parser.make_context("shardwright run", arguments).params
+    for name in _NOT_OF_PHASES:
+        if phases and given[name]:
+            raise SpecError(
+                f"{arguments[0]}: its phases have steps and plans of their own; leave out --{name.replace('_', '-')}"
+            )
 
 
 def _hosts(path: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """`plan` finds the fastest plan that fits."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,7 +33,6 @@ from .options import (
     ForceOption,
     Fp8AttentionOption,
     GlobalBalanceOption,
-    GlobalBatchOption,
     HighPrecisionLayersOption,
     HostMemoryReserveOption,
     JsonOption,
@@ -54,12 +53,13 @@ from .options import (
     OrderOption,
     OverlapsDispatchOption,
     PackingOption,
+    PhasedGlobalBatchOption,
+    PhasedSeqLenOption,
     PpOption,
     PrecisionOption,
     ProfileOption,
     RecomputeOption,
     ScheduleOption,
-    SeqLenOption,
     SequenceParallelOption,
     StackOption,
     StagesPerRankOption,
@@ -70,28 +70,26 @@ from .options import (
     UlyssesDegreeOption,
     VocabularyParallelOption,
     ZeroStageOption,
-    console,
     note,
     print_json,
     read_cluster,
     read_model,
     refuse_existing,
 )
+from .phases import plan_phases
 from .plan_output import parameter_counts, print_plan
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
     from shardwright.jobs import Planned
-    from shardwright.specs import ClusterSpec
-    from shardwright.specs.model import ModelSpec
 
 
 def plan(
     context: typer.Context,
     model: ModelArgument,
     cluster: ClusterOption,
-    seq_len: SeqLenOption,
-    global_batch: GlobalBatchOption,
+    seq_len: PhasedSeqLenOption = None,
+    global_batch: PhasedGlobalBatchOption = None,
     precision: PrecisionOption = AUTO,
     linear_precision: LinearPrecisionOption = None,
     allow_precision: AllowPrecisionOption = "",
@@ -152,7 +150,8 @@ def plan(
     phases: Annotated[
         Path | None,
         typer.Option(
-            help="Plan a run in phases: a TOML file of steps and of what differs in each, such as seq_len and global_batch (docs/planner.md)."
+            is_eager=True,  # lengths and batches ask whether it is given
+            help="Plan a run in phases: a TOML file of steps and of what differs in each, such as seq_len and global_batch (docs/planner.md).",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan file here.")] = None,
@@ -170,7 +169,7 @@ def plan(
     refuse_existing(out, report, force=force, inputs=[given for given in (profile, phases) if given])
     devices = read_cluster(cluster, profile, memory_reserve, host_memory_reserve, safe=True)
     if phases is not None:
-        _plan_phases(read_model(model), devices, context.params)
+        plan_phases(read_model(model), devices, context.params)
         return
     full = details or as_json or report is not None
     found = plan_job(
@@ -210,60 +209,6 @@ def plan(
         typer.echo(found.summary(certificate))
     if out:
         typer.echo(f"wrote {out}{_how_to_train(found.plan_file, out)}")
-
-
-_ONE_PLAN = ("report", "certify", "details", "avoid", "allow_fewer_devices")
-"""Options of `plan` that are of one plan, not of a run in phases."""
-
-
-def _plan_phases(model: "ModelSpec", cluster: "ClusterSpec", given: dict[str, Any]) -> None:
-    """Plan a run in phases, print it, and write its file."""
-    from shardwright.base import SpecError
-    from shardwright.costmodel.phases import write_phases_file
-    from shardwright.jobs import plan_phases_job, read_given_phases
-    from shardwright.reports.plan import PhaseLine, phases_notes, phases_table
-
-    for name in _ONE_PLAN:
-        if given[name]:
-            raise SpecError(f"--{name.replace('_', '-')} is for one plan; leave it out beside --phases")
-    result, file = plan_phases_job(
-        model,
-        cluster,
-        given,
-        read_given_phases(given["phases"]),
-        fix=given["fix"] or (),
-        forbid=given["forbid"] or (),
-        fastest=given["fastest"],
-        time_limit=given["time_limit"],
-        tell=note,
-    )
-    out = given["out"]
-    if out:
-        write_phases_file(out, file)
-    switches = [phase.switch for phase in result.phases]
-    if given["as_json"]:
-        printed = {
-            "phases_file": file.model_dump(mode="json"),
-            "switches": [switch._asdict() for switch in switches],
-            "seconds": result.seconds,
-            "one_placement_seconds": result.one_placement_seconds,
-            "own_best_seconds": result.own_best_seconds,
-        }
-        print_json(printed)
-        return
-    lines = [PhaseLine(*phase) for phase in result.phases]
-    console().print(phases_table(lines))
-    sentences = phases_notes(
-        lines,
-        seconds=result.seconds,
-        one_placement_seconds=result.one_placement_seconds,
-        own_best_seconds=result.own_best_seconds,
-        build_seconds=file.switching.build_seconds,
-    )
-    for sentence in sentences:
-        typer.echo(sentence)
-    if out:
-        typer.echo(f"wrote {out}; train with it: shardwright run {out}")
 
 
 def _certified(planned: "Planned") -> str:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import JsonOption, PlanArgument, console, needs_torch, print_json, refuse_existing
+from .phases import dry_phases
 from .plan_output import write_json
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
     from shardwright.reports.traces import OffSpan
+    from shardwright.specs import DryRun
 
 _WEIGHT = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
@@ -178,7 +180,7 @@ def run(
     from shardwright.executor import RunOptions
 
     if dry:
-        _trace(plan_path, dry_ranks, as_json=as_json)
+        _trace(plan_path, dry_ranks, {"--replan": replan, "--trace": trace is not None}, as_json=as_json)
         return
     if dry_ranks is not None:
         raise SpecError("--dry-ranks goes with --dry; add it, or leave out --dry-ranks")
@@ -284,19 +286,44 @@ def _mixture(given: list[str]) -> dict[str, Any]:
     return {"data": tuple(paths), "data_weights": tuple(weight for weight in weights if weight is not None)}
 
 
-def _trace(plan_path: Path, given: str | None, *, as_json: bool) -> None:
-    """Make a dry run and print it."""
-    from shardwright.costmodel import read_plan_file
+_NOT_DRY = {"--replan": "traces the plan as it is", "--trace": "records no step"}
 
-    plan_file, ranks = read_plan_file(plan_path), _ranks(given)
+
+def _trace(plan_path: Path, given: str | None, others: Mapping[str, bool], *, as_json: bool) -> None:
+    """Make a dry run, of every phase where there are several, and print it. `others`: options that it does not honour."""
+    from shardwright.base import SpecError
+    from shardwright.costmodel import read_plan_file
+    from shardwright.costmodel.phases import is_phases_file
+
+    for name, is_given in others.items():
+        if is_given:
+            raise SpecError(f"--dry {_NOT_DRY[name]}; leave out {name}")
+    ranks = _ranks(given)
+    if is_phases_file(plan_path):
+        dry_phases(plan_path, ranks, as_json=as_json)
+        return
+    found = traced(read_plan_file(plan_path), ranks)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        print_dry_run(found)
+
+
+def traced(plan_file: "PlanFile", ranks: list[int] | None) -> "DryRun":
+    """Trace a step of a plan.
+
+    Raises:
+        SpecError: the executor does not run the plan, or torch is not installed.
+    """
     try:
         from shardwright.executor.dry import dry_run
     except ModuleNotFoundError as missing:
         raise needs_torch("a dry run", missing) from None
-    found = dry_run(plan_file, ranks)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
+    return dry_run(plan_file, ranks)
+
+
+def print_dry_run(found: "DryRun") -> None:
+    """Print a table for each traced rank, and what is counted otherwise."""
     from shardwright.reports.plan import traced_notes, traced_table
 
     for rank in found.ranks:

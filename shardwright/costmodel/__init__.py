@@ -31,7 +31,7 @@ from .layers import adapter_parameters, model_flops_per_sequence
 from .mixed_ranks import MixedRanks, MixedTimes
 from .pass_parts import PassPart, pass_parts
 from .pipeline_layout import StageLayers, read_layout, with_layout
-from .plan_file import PlanFile, load_plan, read_plan_file, write_plan_file
+from .plan_file import PHASES_KIND, PlanFile, load_plan, phase_of, read_plan_file, write_plan_file
 from .plan_summary import (
     document_words,
     in_groups,
@@ -48,6 +48,7 @@ from .variants import step_seconds_by_variant
 __all__ = [
     "LEVELS",
     "MIXED_SCHEDULES",
+    "PHASES_KIND",
     "RUN_CLASSES",
     "SAFE",
     "Charge",
@@ -93,6 +94,7 @@ __all__ = [
     "parameter_words",
     "part_words",
     "pass_parts",
+    "phase_of",
     "predict",
     "read_layout",
     "read_plan_file",

@@ -1,20 +1,24 @@
 """The plan file: a plan with its model, cluster and training. JSON, versioned, with a published schema."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from shardwright.base import write_whole
+from shardwright.base import SpecError, read_json, write_whole
 from shardwright.catalog.huggingface import model_from_config
-from shardwright.specs import ClusterSpec, Estimate, Plan, Spec, TrainingSpec, read_document
+from shardwright.specs import ClusterSpec, Estimate, Plan, Spec, TrainingSpec, parse_document
 from shardwright.specs.model import ModelSpec
 
 from .evaluate import estimate_plan
 from .plan_summary import job_title, labelled_text, summary_lines
 
 SCHEMA_VERSION: Literal[1] = 1
+PHASES_KIND: Literal["shardwright-phases"] = "shardwright-phases"
+"""The kind of a file that holds several plan files (`phases/`)."""
+_PHASE = re.compile(r"(.+):([0-9]{1,18})", re.DOTALL)
 
 
 class PlanFile(Spec):
@@ -64,7 +68,7 @@ class PlanFile(Spec):
 
 
 def load_plan(path: Path | str) -> PlanFile:
-    """Read the plan file at `path`, as `read_plan_file` does.
+    """Read the plan file at `path`, or a phase of a phases file, as `read_plan_file` does.
 
     Raises:
         SpecError: as `read_plan_file`.
@@ -73,13 +77,44 @@ def load_plan(path: Path | str) -> PlanFile:
 
 
 def read_plan_file(path: Path) -> PlanFile:
-    """Read a plan file.
+    """Read a plan file. `phases.json:2` is the plan of phase 2 of a phases file.
 
     Raises:
-        SpecError: the file is not a plan file, has a newer schema, or is not valid.
+        SpecError: the file is not a plan file, has a newer schema, or is not valid; it is a phases file and no phase of it is named.
     """
-    make = f"write one with 'shardwright plan --out {path.name}'"
-    return read_document(PlanFile, path, name="plan", make=make, again="plan again")
+    file, number = phase_of(path)
+    if file.suffix == ".toml":
+        make = f"'shardwright plan MODEL --cluster CLUSTER --phases {file.name} --out phases.json'"
+        raise SpecError(f"{file}: is TOML, and plan files are JSON; if it holds phases, write their plans with {make}")
+    data, source = read_json(file), str(path)
+    if isinstance(data, dict) and data.get("kind") == PHASES_KIND:
+        data = _phase(data, file, number)
+    elif number is not None:
+        raise SpecError(f"{file}: is no phases file, so it has no phase {number}; leave out ':{number}'")
+    make = f"write one with 'shardwright plan --out {file.name}'"
+    return parse_document(PlanFile, data, source, name="plan", make=make, again="plan again")
+
+
+def phase_of(path: Path) -> tuple[Path, int | None]:
+    """Return the file and the number of the phase that `phases.json:2` names. What exists under the whole name, colon and all, is a file."""
+    named = _PHASE.fullmatch(str(path))
+    if named is None or path.exists():
+        return path, None
+    return Path(named[1]), int(named[2])
+
+
+def _phase(data: dict[str, Any], file: Path, number: int | None) -> object:
+    """The plan file of a phase, as it was read."""
+    phases = data.get("phases")
+    count = len(phases) if isinstance(phases, list) else 0
+    if not isinstance(phases, list) or not count:
+        raise SpecError(f"{file}: is a phases file without phases; plan again")
+    if number is None:
+        raise SpecError(f"{file}: holds the plans of {count} phases; name one of them, such as {file}:1")
+    if not 1 <= number <= count:
+        raise SpecError(f"{file}: has no phase {number}; give 1 to {count}")
+    phase = phases[number - 1]
+    return phase.get("plan_file") if isinstance(phase, dict) else None
 
 
 def write_plan_file(path: Path, plan_file: PlanFile) -> None:

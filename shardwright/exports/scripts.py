@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shardwright.base import SpecError
-from shardwright.costmodel import PlanFile, estimate_plan, read_plan_file
+from shardwright.costmodel import PlanFile, estimate_plan, phase_of, read_plan_file
 from shardwright.executor import check_can_run
 from shardwright.executor.scripts import kubernetes_job, nodes_of, slurm_script
 from shardwright.exports.choices import Found, Job, Target, choices_of
@@ -50,7 +50,7 @@ def imported_script(text: str, path: Path) -> Imported:
     """
     named = _named(text) or str(path)
     places = [Path(named), path.parent / named, path.parent / Path(named).name]
-    found = next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if phase_of(place)[0].is_file()), None)
     if found is None:
         raise SpecError(f"{path}: runs the plan {named}, and there is no such file; put it beside the script")
     plan_file = read_plan_file(found)

@@ -13,7 +13,7 @@ from .reading import profiled, read_cluster, read_may_choose, read_training
 if TYPE_CHECKING:
     from .compared import AnyPlan, best, compare, estimate, report, searches_of, simulate
     from .drawn import rivals_of, simulated_trace, write_plan_report
-    from .phased import PlannedPhases, plan_phases_job, read_given_phases
+    from .phased import PlannedPhases, phases_of, plan_phases_job, read_given_phases
     from .planned import Planned, plan, plan_job
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "best",
     "compare",
     "estimate",
+    "phases_of",
     "plan",
     "plan_job",
     "plan_phases_job",
@@ -46,7 +47,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        **{name: ".phased" for name in ("PlannedPhases", "plan_phases_job", "read_given_phases")},
+        **{name: ".phased" for name in ("PlannedPhases", "phases_of", "plan_phases_job", "read_given_phases")},
         **{name: ".planned" for name in ("Planned", "plan", "plan_job")},
         **{
             name: ".compared"

@@ -9,10 +9,10 @@ from pydantic import Field, field_validator
 
 from shardwright.base import SpecError, check_values, read_count, read_text
 from shardwright.catalog.huggingface import load_model
-from shardwright.costmodel import PlanFile
-from shardwright.costmodel.phases import Phase, PhasesFile, Switching, why_not_grow
+from shardwright.costmodel import PlanFile, check_plan, estimate_plan
+from shardwright.costmodel.phases import Phase, PhasesFile, Switch, Switching, why_not_grow
 from shardwright.planner import TOLERANCE
-from shardwright.planner.phases import PhasesResult, plan_phases
+from shardwright.planner.phases import PhasesResult, PlannedPhase, plan_phases, planned_again
 from shardwright.planner.space import asked
 from shardwright.specs import ClusterSpec, PositiveInt, Spec, TrainingSpec
 from shardwright.specs.model import ModelSpec
@@ -70,6 +70,25 @@ def read_given_phases(path: Path) -> GivenPhases:
     return GivenPhases.parse(data, source=str(path))
 
 
+def phases_of(file: PhasesFile) -> tuple[PlannedPhase, ...]:
+    """Return the phases of a file, estimated by the cost model of this version; what the file says may be of another one.
+
+    Raises:
+        SpecError: a plan does not divide the model, the batch or the cluster; where checkpoints lie is not known. Both name the phase.
+    """
+    phases = []
+    for number, phase in enumerate(file.phases, start=1):
+        written = phase.plan_file
+        job = written.model(), written.cluster, written.training, written.plan
+        try:
+            check_plan(written.plan, *job[:3])
+            estimate = estimate_plan(*job)
+        except SpecError as error:
+            raise SpecError(f"phase {number}: {error}") from None
+        phases.append(PlannedPhase(phase.steps, job[0], written.training, written.plan, estimate, Switch("none", 0.0)))
+    return planned_again(file.phases[0].plan_file.cluster, phases, file.switching)
+
+
 def plan_phases_job(
     model: ModelSpec,
     cluster: ClusterSpec,
@@ -93,6 +112,7 @@ def plan_phases_job(
             raise SpecError(
                 f"--{name.replace('_', '-')} may choose another training in each phase; leave it out beside --phases"
             )
+    _check_stated(given, options)
     closed, may_choose = read_may_choose(options)
     jobs: list[tuple[int, ModelSpec, TrainingSpec]] = []
     for number, phase in enumerate(given.phases, start=1):
@@ -132,3 +152,16 @@ def _training(
 ) -> TrainingSpec:
     changes = phase.model_dump(exclude={"steps", "model"}, exclude_none=True)
     return read_training({**options, **changes}, model, cluster, tell)
+
+
+def _check_stated(given: GivenPhases, options: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        SpecError: a phase has no sequence length or no batch, and neither have the options.
+    """
+    for name in ("seq_len", "global_batch"):
+        without = [number for number, phase in enumerate(given.phases, start=1) if getattr(phase, name) is None]
+        if options[name] is None and without:
+            raise SpecError(
+                f"phase {without[0]} has no {name}; state it there, or give --{name.replace('_', '-')} for every phase without"
+            )

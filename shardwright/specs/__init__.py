@@ -100,7 +100,16 @@ from .schedules import (
     splits_backward,
     stage_ranks,
 )
-from .spec import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec, read_document
+from .spec import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Spec,
+    parse_document,
+    read_document,
+)
 from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
 from .trainable import FEED_FORWARD_MODULES, MODULE_GROUPS, STORED_BYTES, BaseFormat, Trainable
 from .training import (
@@ -230,6 +239,7 @@ __all__ = [
     "mesh",
     "named_approximation",
     "named_stack",
+    "parse_document",
     "pipeline_group",
     "quality_of",
     "read_document",

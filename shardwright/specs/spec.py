@@ -72,16 +72,26 @@ def read_document(document: type[SomeSpec], path: Path, *, name: str, make: str,
     Raises:
         SpecError: the file is of another kind, has a newer schema, or is not valid.
     """
+    return parse_document(document, read_json(path), str(path), name=name, make=make, again=again)
+
+
+def parse_document(
+    document: type[SomeSpec], data: object, source: str, *, name: str, make: str, again: str
+) -> SomeSpec:
+    """Check what was read, as `read_document` does. `source` begins every message.
+
+    Raises:
+        SpecError: see `read_document`.
+    """
     kind, newest = (document.model_fields[field].default for field in ("kind", "schema_version"))
-    data = read_json(path)
     if not isinstance(data, dict) or data.get("kind") != kind:
-        raise SpecError(f'{path}: is not a {name} file (no "kind": "{kind}"); {make}')
+        raise SpecError(f'{source}: is not a {name} file (no "kind": "{kind}"); {make}')
     version = data.get("schema_version")
     if isinstance(version, int) and version > newest:
         raise SpecError(
-            f"{path}: has {name} schema version {version}; this shardwright reads up to {newest}. Upgrade shardwright or {again}"
+            f"{source}: has {name} schema version {version}; this shardwright reads up to {newest}. Upgrade shardwright or {again}"
         )
-    return document.parse(data, source=str(path))
+    return document.parse(data, source=source)
 
 
 def _one_line(cls: type[Spec], error: ValidationError) -> str:

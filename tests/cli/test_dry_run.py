@@ -42,3 +42,5 @@ def test_mistakes_give_one_line(command: Command, tmp_path: Path) -> None:
     assert_one_line(command("run", path, "--dry", "--dry-ranks", "0;1"), "'0;1'", "give numbers like 0,5")
     assert_one_line(command("run", path, "--dry-ranks", "0"), "--dry-ranks goes with --dry")
     assert_one_line(command("run", tmp_path / "none.json", "--dry"), "none.json")
+    assert_one_line(command("run", path, "--dry", "--replan"), "--replan")
+    assert_one_line(command("run", path, "--dry", "--trace", tmp_path / "trace.json"), "--trace")

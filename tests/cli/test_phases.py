@@ -1,10 +1,11 @@
-"""`plan --phases`: a run whose sequences get longer, as a file of what changes."""
+"""Runs in phases: `plan --phases` writes them, and other commands take them, or one of their phases."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from shardwright.cli import main
 from shardwright.costmodel.phases import read_phases_file
 from tests.cli.command import JOB, Command, assert_one_line
 from tests.parity.cases import model_config
@@ -96,3 +97,117 @@ def test_a_model_may_grow_by_layers_alone(command: Command, file: Path, tmp_path
         "phase 2 trains another model",
         "by layers alone",
     )
+
+
+STATED = """
+[switching]
+build_seconds = 20
+
+[[phases]]
+steps = 20
+seq_len = 512
+global_batch = 8
+
+[[phases]]
+steps = 10
+seq_len = 1024
+global_batch = 4
+"""
+CLUSTER = ("--cluster", "h100-sxm:2")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a phases file of a small model on two ranks."""
+    folder = tmp_path_factory.mktemp("phases")
+    (folder / "model.json").write_text(json.dumps(SMALL))
+    (folder / "phases.toml").write_text(STATED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["shardwright", "plan", str(folder / "model.json"), *CLUSTER, "--phases", str(folder / "phases.toml"),
+                                   "--out", str(folder / "phases.json"), "--tp", "1", "--pp", "1"])  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0, "phases that state their lengths and batches need no options for them"
+    return folder / "phases.json"
+
+
+@pytest.mark.parametrize(
+    ("left_out", "option"), [("seq_len = 512\n", "--seq-len"), ("global_batch = 4\n", "--global-batch")]
+)
+def test_lengths_and_batches_are_needed_where_a_phase_lacks_them(
+    command: Command, small: Path, file: Path, left_out: str, option: str
+) -> None:
+    file.write_text(STATED.replace(left_out, ""))
+    number = "1" if "512" in left_out else "2"
+    result = command("plan", small.parent / "model.json", *CLUSTER, "--phases", file)
+    assert_one_line(result, f"phase {number} has no", option)
+    assert_one_line(command("plan", small.parent / "model.json", *CLUSTER), "--seq-len is missing")
+
+
+def test_each_phase_is_explained_and_then_the_whole_run(command: Command, small: Path) -> None:
+    result = command("explain", small)
+    assert result.code == 0, result
+    assert result.out.index("Phase 1 ") < result.out.index("Phase 2 ") < result.out.index("All phases ")
+    assert result.out.count("\nWhy\n") == 2
+    assert "30 steps take " in result.out
+    assert "Phase 2 begins in 20" in result.out
+    found = command("explain", small, "--json").json()
+    assert [phase["steps"] for phase in found["phases"]] == [20, 10]
+    assert [phase["plan_file"]["training"]["seq_len"] for phase in found["phases"]] == [512, 1024]
+    assert [switch["kind"] for switch in found["switches"]] == ["none", "memory"]
+    steps = sum(phase.steps * phase.plan_file.estimated().step_seconds for phase in read_phases_file(small).phases)
+    assert found["seconds"] == pytest.approx(steps + found["switches"][1]["seconds"])
+
+
+def test_each_phase_is_traced(command: Command, small: Path) -> None:
+    found = command("run", small, "--dry", "--json").json()["phases"]
+    assert [one["kind"] for one in found] == ["shardwright-dry-run"] * 2
+    alone = command("run", f"{small}:2", "--dry")
+    assert alone.code == 0, alone
+    whole = command("run", small, "--dry")
+    assert alone.out in whole.out
+    assert "Phase 1 " in whole.out
+    assert_one_line(command("run", small, "--dry", "--dry-ranks", "7"), "phase 1: rank 7")
+
+
+@pytest.mark.parametrize("command_line", ["simulate PLAN", "export PLAN --to accelerate", "export PLAN --to accelerate --closest --json",
+                                          "import PLAN", "explain PLAN --step-noise 0.01", "compare MODEL JOB --strategy best --plan PLAN"])  # fmt: skip
+def test_commands_for_one_plan_take_a_phase(command: Command, small: Path, command_line: str) -> None:
+    """They say so where none is named."""
+    job = (*CLUSTER, "--seq-len", "1024", "--global-batch", "4", "--attention", "flash")
+
+    def words(plan: str) -> list[str]:
+        stands_for = {"PLAN": [plan], "MODEL": [str(small.parent / "model.json")], "JOB": list(job)}
+        return [word for part in command_line.split() for word in stands_for.get(part, [part])]
+
+    assert_one_line(command(*words(str(small))), f"{small}:1")
+    assert command(*words(f"{small}:2")).code == 0
+    assert_one_line(command(*words(f"{small}:3")), "has no phase 3", "1 to 2")
+
+
+@pytest.mark.parametrize("option", [("--report", "page.html"), ("--pipeline-layout", "Et|tL"), ("--step-noise", "0.1")])
+def test_what_explains_one_plan_alone_names_a_phase(command: Command, small: Path, option: tuple[str, str]) -> None:
+    assert_one_line(command("explain", small, *option), option[0], f"{small}:1")
+
+
+def test_scripts_start_all_phases(command: Command, small: Path) -> None:
+    assert f"run {small}" in command("launch", small, "--torchrun").out
+    for option in (("--steps", "3"), ("--until-tokens", "1M"), ("--replan",)):
+        assert_one_line(command("launch", small, "--torchrun", "--", *option), f"leave out {option[0]}")
+    assert f"run {small}" in command("export", small, "--to", "slurm").out
+
+
+def test_a_plan_file_has_no_phases(command: Command, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps(json.loads(small.read_text())["phases"][0]["plan_file"]))
+    assert_one_line(command("simulate", tmp_path / "plan.json:1"), "is no phases file", "leave out ':1'")
+    (tmp_path / "plan.json:1").write_text((tmp_path / "plan.json").read_text())
+    assert command("simulate", tmp_path / "plan.json:1").code == 0, "a file of that name is read"
+
+
+def test_an_output_never_replaces_the_phases(command: Command, small: Path) -> None:
+    assert_one_line(command("simulate", f"{small}:1", "--trace", small, "--force"), "is read by this command")
+
+
+@pytest.mark.parametrize("command_line", [("explain",), ("run",), ("simulate",), ("launch", "--torchrun")])
+def test_what_a_user_writes_is_no_plan_yet(command: Command, file: Path, command_line: tuple[str, ...]) -> None:
+    assert_one_line(command(command_line[0], file, *command_line[1:]), f"--phases {file.name} --out phases.json")

@@ -5,12 +5,13 @@ import random
 import shutil
 from pathlib import Path
 
-from . import frameworks, planning, training
+from . import every_option, frameworks, phases, planning, training
 from .changes import WORDS, damaged, with_options
 from .kinds import Case
 from .outcomes import Outcome, fault, run
 
-INPUTS = (*planning.INPUTS, *training.INPUTS, *frameworks.INPUTS)
+INPUTS = (*planning.INPUTS, *training.INPUTS, *frameworks.INPUTS, *phases.INPUTS)
+_ALL_WORDS = (*WORDS, *training.WORDS)
 
 
 def write_inputs(folder: Path) -> None:
@@ -18,12 +19,21 @@ def write_inputs(folder: Path) -> None:
     planning.write_inputs(folder)
     training.write_inputs(folder)
     frameworks.write_inputs(folder)
+    phases.write_inputs(folder)
+    shutil.copytree(folder, _kept(folder), symlinks=True)
+
+
+def _kept(folder: Path) -> Path:
+    """Where the good inputs lie a second time, as commands may be told to write over them."""
+    return folder.with_name(f"{folder.name}-kept")
 
 
 def case(number: int, folder: Path) -> Case:
-    """Return case `number`, made from the good inputs in `folder`."""
+    """Return case `number`, made from the good inputs in `folder`: every second one is of options alone."""
     chance = random.Random(number)
-    chosen = INPUTS[number % len(INPUTS)]
+    if number % 2:
+        return Case(every_option.drawn(number // 2, chance, words=_ALL_WORDS), "options", None)
+    chosen = INPUTS[number // 2 % len(INPUTS)]
     arguments = chance.choice(chosen.commands)
     if chosen.name == "options":
         return Case(with_options(arguments, chance, options=planning.OPTIONS, words=WORDS), chosen.name, None)
@@ -40,25 +50,44 @@ def check(number: int, folder: Path) -> tuple[Case, Outcome, str | None]:
     """Run case `number` among the good inputs in `folder`."""
     given = case(number, folder)
     _put(given, folder)
-    with contextlib.chdir(folder):
-        if given.arguments[0] == "run":
-            with training.checks_alone():
-                outcome = run(given.arguments)
-        else:
-            outcome = run(given.arguments)
+    with contextlib.chdir(folder), training.checks_alone():
+        outcome = run(given.arguments)
     return given, outcome, fault(given.arguments, outcome)
 
 
 def _put(given: Case, folder: Path) -> None:
-    """Write the damaged file, with the good ones around it where it lies in a folder. Delete what the case before wrote."""
-    for path in (folder / "out", *folder.glob("damaged-*")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    """Write the damaged file, with the good ones around it where it lies in a folder. Undo what the case before wrote."""
+    _restore(folder, _kept(folder))
     if given.content is None:
         return
     top = Path(given.name).parts[0]
     if top != given.name:
         shutil.copytree(folder / top.removeprefix("damaged-"), folder / top)
     (folder / given.name).write_bytes(given.content)
+
+
+def _restore(folder: Path, kept: Path) -> None:
+    """Make a folder equal to the kept one again, by sizes and times."""
+    good = {path.name: path for path in kept.iterdir()}
+    for path in folder.iterdir():
+        if path.name not in good or path.is_dir() != good[path.name].is_dir():
+            _delete(path)
+    for name, path in good.items():
+        own = folder / name
+        if path.is_dir():
+            own.mkdir(exist_ok=True)
+            _restore(own, path)
+        elif not own.exists() or _state(own) != _state(path):
+            shutil.copy2(path, own)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

@@ -97,10 +97,13 @@ def _write_tokenizer(folder: Path) -> None:
 
 @contextlib.contextmanager
 def checks_alone() -> Iterator[None]:
-    """Let `run` check all that it checks before it starts ranks, and end there."""
+    """Let `run` and `profile` check all that they check before they start ranks, and end there."""
 
     def end(*_given: object, **_named: object) -> NoReturn:
         raise SystemExit(0)
 
-    with mock.patch("shardwright.executor.run.launching.run_workers", end):
+    with (
+        mock.patch("shardwright.executor.run.launching.run_workers", end),
+        mock.patch("shardwright.profiler.run_profile", end),
+    ):
         yield

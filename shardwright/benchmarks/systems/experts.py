@@ -33,7 +33,11 @@ def _exchange() -> Line:
         "recompute": "none",
     }
     model, cluster = "qwen1.5-moe-a2.7b", "rtx-a6000:32"
-    ways = ({}, {"overlaps_dispatch": True}, *({"dispatch_pieces": pieces} for pieces in (2, 4)))
+    ways: tuple[dict[str, bool | int], ...] = (
+        {},
+        {"overlaps_dispatch": True},
+        *({"dispatch_pieces": pieces} for pieces in (2, 4)),
+    )
     apart, beside, *in_pieces = (planned(model, cluster, job.model_copy(update=way), **fixed) for way in ways)
     share = apart.step.expert_parallel / apart.step_seconds
     best = min(each.step_seconds for each in in_pieces)

@@ -12,6 +12,7 @@ from shardwright.cli.options import (
     end_infeasible,
     print_json,
     read_plan,
+    read_plans,
     refuse_existing,
     tell_what_lacks,
 )
@@ -39,17 +40,21 @@ def export(
 ) -> None:
     """Write a plan in the form of another framework, or as a script that runs it with this project's executor."""
     from shardwright.base import one_line
+    from shardwright.executor import check_can_run
     from shardwright.executor.scripts import job_name
     from shardwright.exports import KINDS, export_plan, named_target, script_of
 
     refuse_existing(out, force=force, inputs=[plan])
-    plan_file, _ = read_plan(plan)
     script = next((kind for kind in KINDS if kind == to), None)
     if script is not None:
+        plan_file, *others = read_plans(plan)
+        for each in others:  # a script starts a whole run in phases
+            check_can_run(each)
         text = script_of(plan_file, plan, script, name=job_name(plan_file.model_name), image=image)
         _give(text, out, as_json=as_json, facts={"target": to, "text": text})
         return
     target = named_target(to, KINDS)
+    plan_file, _ = read_plan(plan)
     done = export_plan(plan_file, target, closest=closest)
     facts = {
         "target": target.name,

@@ -55,9 +55,10 @@ def read_setup(
     stack: str | None,
 ) -> "Imported":
     from shardwright.base import SpecError, read_text
+    from shardwright.costmodel import phase_of
     from shardwright.exports import Job, choices_of, import_plan, imported_script, is_script, named_target, target_of
 
-    text = read_text(file)
+    text = read_text(phase_of(file)[0])
     if kind is None and is_script(text):
         return imported_script(text, file)
     target = named_target(kind) if kind else target_of(text, file)

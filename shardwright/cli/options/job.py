@@ -51,15 +51,41 @@ def read_auto_option(text: str | int) -> int | str:
 
 
 AUTO = "auto"
-SeqLenOption = Annotated[
-    int, typer.Option(parser=read_count_option, metavar="COUNT", help="Set the tokens of a sequence: 8192, 8k, 1M.")
-]
-GlobalBatchOption = Annotated[
-    int,
+_SEQ_LEN_HELP = "Set the tokens of a sequence: 8192, 8k, 1M."
+_GLOBAL_BATCH_HELP = "Set the sequences of an optimizer step, over all ranks: 512, 4k."
+_IN_PHASES = " Needed unless --phases states it in each phase."
+SeqLenOption = Annotated[int, typer.Option(parser=read_count_option, metavar="COUNT", help=_SEQ_LEN_HELP)]
+GlobalBatchOption = Annotated[int, typer.Option(parser=read_count_option, metavar="COUNT", help=_GLOBAL_BATCH_HELP)]
+
+
+def _needed_without_phases(context: typer.Context, parameter: typer.CallbackParam, value: int | None) -> int | None:
+    """
+    Raises:
+        SpecError: the option is not given, and neither is a file of phases.
+    """
+    from shardwright.base import SpecError
+
+    if value is None and context.params.get("phases") is None and not context.resilient_parsing:
+        raise SpecError(f"{parameter.opts[0]} is missing; give it, or --phases and a file that states it in each phase")
+    return value
+
+
+PhasedSeqLenOption = Annotated[
+    int | None,
     typer.Option(
         parser=read_count_option,
         metavar="COUNT",
-        help="Set the sequences of an optimizer step, over all ranks: 512, 4k.",
+        help=_SEQ_LEN_HELP + _IN_PHASES,
+        callback=_needed_without_phases,
+    ),
+]
+PhasedGlobalBatchOption = Annotated[
+    int | None,
+    typer.Option(
+        parser=read_count_option,
+        metavar="COUNT",
+        help=_GLOBAL_BATCH_HELP + _IN_PHASES,
+        callback=_needed_without_phases,
     ),
 ]
 PrecisionOption = Annotated[

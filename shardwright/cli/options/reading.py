@@ -74,6 +74,20 @@ def read_plan(path: Path, profile: Path | None = None) -> "tuple[PlanFile, Model
     return plan_file, model
 
 
+def read_plans(path: Path) -> "list[PlanFile]":
+    """Read the plan files of all phases of a run; a plan file is one.
+
+    Raises:
+        SpecError: the file is neither a plan file nor a phases file, or not valid.
+    """
+    from shardwright.costmodel import read_plan_file
+    from shardwright.costmodel.phases import is_phases_file, read_phases_file
+
+    if not is_phases_file(path):
+        return [read_plan_file(path)]
+    return [phase.plan_file for phase in read_phases_file(path).phases]
+
+
 def read_reliability(**options: float | None) -> "Reliability | None":
     """Build the reliability from the failure options; None if none is given.
 

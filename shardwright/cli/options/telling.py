@@ -24,8 +24,8 @@ def needs_torch(what: str, missing: ModuleNotFoundError) -> "SpecError":
     return SpecError(f"{what} needs {missing.name}, which is not installed: {install('run')}")
 
 
-def tell_what_lacks(estimate: "Estimate", cluster: "ClusterSpec") -> str | None:
-    """One line on stderr where a plan does not fit: by how much. The command prints what it found, and ends with
+def tell_what_lacks(estimate: "Estimate", cluster: "ClusterSpec", name: str = "") -> str | None:
+    """One line on stderr where a plan does not fit: by how much, after `name`, if it has one. The command prints what it found, and ends with
     `end_infeasible`; the same line is the result, None where the plan fits."""
     from shardwright.base import InfeasibleError
     from shardwright.costmodel import check_memory
@@ -33,7 +33,7 @@ def tell_what_lacks(estimate: "Estimate", cluster: "ClusterSpec") -> str | None:
     try:
         check_memory(estimate, cluster)
     except InfeasibleError as lacking:
-        typer.echo(f"error: this plan does not fit: {lacking}", err=True)
+        typer.echo(f"error: {name}this plan does not fit: {lacking}", err=True)
         return str(lacking)
     return None
 
@@ -53,8 +53,9 @@ def refuse_existing(*outputs: Path | None, force: bool, inputs: Sequence[Path] =
         SpecError: naming the file.
     """
     from shardwright.base import SpecError
+    from shardwright.costmodel import phase_of
 
-    taken = {path.resolve(): "is read by this command" for path in inputs}
+    taken = {phase_of(path)[0].resolve(): "is read by this command" for path in inputs}
     for path in outputs:
         if path is None:
             continue

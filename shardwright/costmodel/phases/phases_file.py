@@ -7,14 +7,13 @@ from typing import Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from shardwright.base import read_json, write_whole
-from shardwright.costmodel import PlanFile
+from shardwright.costmodel import PHASES_KIND, PlanFile, phase_of
 from shardwright.specs import PositiveInt, Spec, TrainingSpec, read_document
 
 from .growth import why_not_grow
 from .switching import Switching, same_placement
 
 SCHEMA_VERSION: Literal[1] = 1
-_KIND: Literal["shardwright-phases"] = "shardwright-phases"
 CHANGES = ("seq_len", "global_batch", "lengths", "packing", "loss_chunks", "recompute_modules")
 """Fields of the training that may differ between phases."""
 
@@ -49,7 +48,7 @@ class PhasesFile(Spec):
     `switching`: what the user says of changes from one plan to the next.
     """
 
-    kind: Literal["shardwright-phases"] = _KIND
+    kind: Literal["shardwright-phases"] = PHASES_KIND
     schema_version: Literal[1] = SCHEMA_VERSION
     phases: tuple[Phase, ...] = Field(min_length=1)
     switching: Switching = Switching()
@@ -118,13 +117,15 @@ def _difference(first: TrainingSpec, second: TrainingSpec) -> str:
 
 
 def is_phases_file(path: Path) -> bool:
-    """Whether a file says that it is a phases file.
+    """Whether a file says that it is a phases file. A phase of one is a plan, and what a user writes in TOML has none yet.
 
     Raises:
         SpecError: it cannot be read, or is no JSON.
     """
+    if phase_of(path)[1] is not None or path.suffix == ".toml":
+        return False
     data = read_json(path)
-    return isinstance(data, dict) and data.get("kind") == _KIND
+    return isinstance(data, dict) and data.get("kind") == PHASES_KIND
 
 
 def read_phases_file(path: Path) -> PhasesFile:

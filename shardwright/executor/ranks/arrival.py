@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shardwright.base import RunFailedError, SpecError, read_json, record_failure, write_whole
+from shardwright.base import RanksHungError, SpecError, read_json, record_failure, write_whole
 
 _POLL_SECONDS = 1.0
 _SETTLE_SECONDS = 3.0
@@ -103,7 +103,8 @@ class Watch:
             if min(places, default=self._rank) == self._rank:
                 message = missing(places, ranks=self._ranks, limit_seconds=self._limit_seconds)
                 late = [rank for rank in range(self._ranks) if rank not in places or not places[rank].collective]
-                record_failure(self._folder, min(late, default=self._rank), RunFailedError(message))
+                hung = tuple(late) if len(late) < self._ranks else ()  # where none waits, none is to blame
+                record_failure(self._folder, min(late, default=self._rank), RanksHungError(message, hung))
             else:
                 self._over.wait(_SETTLE_SECONDS)
         except SpecError as error:  # a full disk

@@ -21,7 +21,8 @@ class PlanFor(Protocol):
 
 
 class RanksGoneError(RunFailedError):
-    """Ranks were lost, and no restart is left. `ranks`: those that ended by a signal, or failed beside a device that may be broken."""
+    """Ranks were lost, and no restart is left. `killed`: ended by a signal, or did not arrive where the others waited; `failed`: beside
+    a device that may be broken."""
 
     def __init__(self, message: str, killed: Collection[int], failed: Collection[int]) -> None:
         super().__init__(message)

@@ -208,12 +208,15 @@ def _kind(failure: Failure | None) -> str | None:
 
 
 def _error(folder: RunFolder, workers: Workers) -> SpecError | RunFailedError:
-    """Return what to tell: a user's mistake, then the rank that was killed, as the others only lost it, then the first failure."""
+    """Return what to tell: a user's mistake, then the rank that was killed, as the others only lost it, then the first failure.
+
+    A rank that did not arrive where others waited is as good as killed: it is, once they have ended.
+    """
     failure = first_failure(folder.failures)
     if failure is not None and failure.kind == "spec":
         return SpecError(failure.message)
-    gone = [rank for rank, code in workers.lost.items() if code < 0]
-    return RanksGoneError(_lost(folder, workers, failure), gone, workers.lost.keys() - set(gone))
+    gone = {rank for rank, code in workers.lost.items() if code < 0} | set(failure.hung if failure is not None else ())
+    return RanksGoneError(_lost(folder, workers, failure), gone, workers.lost.keys() - gone)
 
 
 def _lost(folder: RunFolder, workers: Workers, failure: Failure | None) -> str:

@@ -178,12 +178,18 @@ def _candidates(
 
 
 def _followed(results: Sequence[SearchResult], fixed: Fixed) -> list[Fixed]:
-    """What a plan keeps that follows one of those found: with its stages, and with stages of its own."""
+    """What a plan keeps that follows one of those found."""
     found: list[Fixed] = []
     for result in results:
         for plan in (result.plan, *(runner_up.plan for runner_up in result.runners_up)):
-            alike = [_FREED] if plan.mesh.pp > 1 else []  # else its stages say what it recomputes alone
-            for freed in (*alike, (*_FREED, *_WITH_STAGES)):
-                kept = Fixed.of(plan).but(**{name: getattr(fixed, name) for name in freed})
-                found += [] if kept in found else [kept]
+            found += [kept for kept in forms_that_follow(plan, fixed) if kept not in found]
     return found
+
+
+def forms_that_follow(plan: Plan, fixed: Fixed) -> list[Fixed]:
+    """What another plan keeps that follows this one: with its stages, and with stages of its own, which `fixed` limits alone."""
+    alike = [_FREED] if plan.mesh.pp > 1 else []  # else its stages say what it recomputes alone
+    return [
+        Fixed.of(plan).but(**{name: getattr(fixed, name) for name in freed})
+        for freed in (*alike, (*_FREED, *_WITH_STAGES))
+    ]

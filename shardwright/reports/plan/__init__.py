@@ -4,7 +4,7 @@ from .breakdown import measured_table, memory_table, step_table, timeline_table
 from .comparison import ComparedPlan, Comparison, comparison_table, comparison_title
 from .measured import MeasuredLine, measured_lines
 from .others import OtherPlan, others_json, others_table
-from .phases import PhaseLine, measured_phases_table, phases_notes, phases_table
+from .phases import PhaseLine, measured_phases_table, other_ways_notes, phases_notes, phases_table, searched_notes
 from .summary import Summary, summary_text
 from .sweep import AXIS_WORDS, Sweep, SweepPoint, cell, crossovers, shown, sweep_csv, sweep_table
 from .tables import goodput_table, plan_table
@@ -31,12 +31,14 @@ __all__ = [
     "measured_phases_table",
     "measured_table",
     "memory_table",
+    "other_ways_notes",
     "others_json",
     "others_table",
     "phases_notes",
     "phases_table",
     "plan_lines",
     "plan_table",
+    "searched_notes",
     "shown",
     "step_table",
     "summary_text",

@@ -59,11 +59,9 @@ def phases_notes(
     phases: Sequence[PhaseLine],
     *,
     seconds: float,
-    one_placement_seconds: float | None,
-    own_best_seconds: float,
     build_seconds: float | None,
 ) -> Iterator[str]:
-    """Yield sentences on the whole run: its seconds, its switches, and what other choices of plans would take."""
+    """Yield sentences on the whole run: its seconds and its switches."""
     steps = sum(phase.steps for phase in phases)
     switched = sum(phase.switch.seconds for phase in phases)
     yield f"{steps:,} steps take {readable.seconds(seconds)}, of which switches {readable.seconds(switched)}."
@@ -72,6 +70,14 @@ def phases_notes(
             yield f"Phase {number} has {phase.model.layer_count} layers in place of {before.model.layer_count}; new ones pass their input on at first."
         if words := _SWITCH_WORDS[phase.switch.kind]:
             yield f"Phase {number} begins in {readable.seconds(phase.switch.seconds)}: {words}."
+    if build_seconds is None and any(phase.switch.kind != "none" for phase in phases):
+        yield "Not counted: the time to build the model under the next plan (build_seconds under [switching])."
+
+
+def other_ways_notes(
+    phases: Sequence[PhaseLine], *, seconds: float, one_placement_seconds: float | None, own_best_seconds: float
+) -> Iterator[str]:
+    """Yield sentences on what other choices of plans would take, as the search found them."""
     grows = any(phase.model != phases[0].model for phase in phases)
     if one_placement_seconds is None and not grows:
         yield "No placement of weights was found that fits every phase."
@@ -79,8 +85,13 @@ def phases_notes(
         yield f"The best placement found for all phases would take {_more(one_placement_seconds, seconds)}."
     if own_best_seconds > _MORE * seconds:
         yield f"With the best plan of each phase for itself it would take {_more(own_best_seconds, seconds)}."
-    if build_seconds is None and any(phase.switch.kind != "none" for phase in phases):
-        yield "Not counted: the time to build the model under the next plan (build_seconds under [switching])."
+
+
+def searched_notes(phases: Sequence[PhaseLine], *, seconds: float, found_seconds: float) -> Iterator[str]:
+    """Yield a sentence where a search finds plans for the same phases that are faster by what is printed as 0.1% or more."""
+    if found_seconds < seconds / _MORE:
+        less = f"{readable.seconds(found_seconds)}, {1 - found_seconds / seconds:.1%} less"
+        yield f"A search finds plans for these {len(phases)} phases with which the run would take {less}."
 
 
 def measured_phases_table(phases: PhasesFile, measurement: Measurement, *, warmup_steps: int) -> Table:

@@ -67,6 +67,7 @@ class TestWatch:
         failure = first_failure(tmp_path)
         assert failure is not None
         assert failure.message == "step 3: no rank has gone on for 0 s; rank 0 is in data of step 3"
+        assert not failure.hung, "where nobody waits, nobody is to blame"
         assert json.loads((tmp_path / "waits-0.json").read_text())["collective"] is None
 
 

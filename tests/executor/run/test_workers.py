@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.base.errors import RunFailedError, SpecError
+from shardwright.base.errors import RanksHungError, RunFailedError, SpecError
 from shardwright.base.failures import record_failure
 from shardwright.base.stopping import STOPPED
 from shardwright.executor.run import workers
+from shardwright.executor.run.elastic import RanksGoneError
 from shardwright.executor.run.worker import FAILED
 from shardwright.executor.run.workers import run_workers, while_heard
 from shardwright.executor.training.run_folder import RunFolder
@@ -131,6 +132,16 @@ def test_the_first_failure_is_told_with_its_rank(monkeypatch: pytest.MonkeyPatch
         run(folder)
 
 
+def test_a_rank_that_did_not_arrive_counts_as_killed(monkeypatch: pytest.MonkeyPatch, folder: RunFolder) -> None:
+    """Rank 0 says so and ends; rank 1 would sleep on."""
+    record_failure(folder.failures, 1, RanksHungError("step 3: rank 1 did not arrive at all_reduce", (1,)))
+    replace_ranks(monkeypatch, "time.sleep(60) if rank else sys.exit(1)")
+    with pytest.raises(RanksGoneError, match=r"^rank 1 failed: step 3: rank 1 did not arrive") as gone:
+        run(folder)
+    assert gone.value.killed == frozenset({1})
+    assert gone.value.failed == frozenset({0})
+
+
 @pytest.mark.timeout(120)  # the launch would last ten minutes
 def test_a_users_mistake_ends_the_run_at_once_and_comes_back_as_it_was(
     monkeypatch: pytest.MonkeyPatch, folder: RunFolder
@@ -149,6 +160,7 @@ import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born with interrupts ignored
 from shardwright.executor.run import workers
+from shardwright.executor.run.elastic import RanksGoneError
 from shardwright.executor.training.run_folder import RunFolder
 workers._command = lambda folder: [sys.executable, "-c", sys.argv[2]]
 workers.run_workers(RunFolder(Path(sys.argv[1])), 2, 3, lambda line: print(line, flush=True))
