@@ -100,7 +100,7 @@ def _check_run_options(arguments: list[str], *, phases: bool) -> None:
     app = typer.Typer(add_completion=False)
     app.command()(run)
     parser: Any = typer.main.get_command(app)
-    given = parser.make_context("shardwright run", arguments).params
+    given = parser.make_context("shardwright run", [*arguments]).params
     for name in _NOT_OF_PHASES:
         if phases and given[name]:
             raise SpecError(
