@@ -70,7 +70,8 @@ class Candidates(Degrees[IntArray]):
             "order",
             "by_chunk",
         ):
-            object.__setattr__(self, name, np.broadcast_to(getattr(self, name), self.pp.shape))
+            if np.shape(given := getattr(self, name)) != self.pp.shape:
+                object.__setattr__(self, name, np.broadcast_to(given, self.pp.shape))
 
     @classmethod
     def of(cls, plan: Plan) -> "Candidates":

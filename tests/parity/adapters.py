@@ -17,7 +17,7 @@ from shardwright.executor.parallel.engine import Engine, build_engine
 from shardwright.specs.trainable import FEED_FORWARD_MODULES
 from tests.parity import updates
 from tests.parity.updates import LEARNING_RATE, SEED, STEPS, Run, batch, reference_model
-from tests.parity.worlds import run_world
+from tests.parity.worlds import run_again
 
 RANK, ALPHA = 4, 6.0
 
@@ -88,7 +88,7 @@ def engine_adapter_runs(
     plan_file: PlanFile, folder: Path, *, compiled: bool = False, sabotage: Callable[[], None] | None = None
 ) -> list[Run]:
     """Train under the plan, from the adapters in `folder`."""
-    return run_world(plan_file.plan.mesh.ranks, adapter_run, plan_file, folder, compiled, sabotage)
+    return run_again(plan_file.plan.mesh.ranks, adapter_run, plan_file, folder, compiled, sabotage)
 
 
 def adapter_run(

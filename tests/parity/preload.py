@@ -23,6 +23,7 @@ for _name in (
     "transformers.models.mixtral.modeling_mixtral",
     "transformers.models.qwen3.modeling_qwen3",
     "tests.executor.runs",
+    "tests.parity.putting_back",
     "tests.parity.updates",
 ):
     import_module(_name)

@@ -14,7 +14,7 @@ from shardwright.executor.parallel.engine import build_engine
 from shardwright.specs.plan import LayerRun
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.updates import batch, own_share
-from tests.parity.worlds import run_world
+from tests.parity.worlds import run_again
 
 MICROBATCHES = 2
 ENDS = 2  # embedding, and final norm with head, are sharded apart from the layers
@@ -64,7 +64,7 @@ def _count(file: PlanFile) -> Counts:
 def _counts(*runs: LayerRun, dp_shard: int, dp_replicate: int = 1) -> Counts:
     config = model_config("llama", layers=sum(run.count for run in runs))
     file = plan_file(config, plan(runs, microbatches=MICROBATCHES, dp_shard=dp_shard, dp_replicate=dp_replicate))
-    results = run_world(file.plan.mesh.ranks, _count, file)
+    results = run_again(file.plan.mesh.ranks, _count, file)
     assert all(result == results[0] for result in results)
     return results[0]
 

@@ -32,7 +32,7 @@ from tests.parity.updates import (
     reference_model,
     worst_update_error,
 )
-from tests.parity.worlds import run_in_turn, run_world
+from tests.parity.worlds import run_again, run_in_turn, run_world
 
 LENGTHS = Lengths(name="two", tokens=(4, 8), shares=(0.5, 0.5))
 LLAMA, QWEN3, GPT2 = model_config("llama"), model_config("qwen3"), model_config("gpt2")
@@ -212,7 +212,7 @@ def test_updates_equal_those_of_documents_alone(ranks: int) -> None:
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}: {fault.__name__}" for name, fault in FAULTS])
 def test_a_fault_shows_in_the_updates(name: str, fault: Callable[[], None]) -> None:
-    own = run_world(CASES[name].plan.mesh.ranks, engine_run, CASES[name], fault)
+    own = run_again(CASES[name].plan.mesh.ranks, engine_run, CASES[name], fault)
     assert worst_update_error(own, reference_run(CASES[name])) > TOLERANCE
 
 

@@ -36,7 +36,7 @@ from tests.parity import sabotage
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, host, layers, plan, plan_file
 from tests.parity.families import FAMILIES, OTHERS
 from tests.parity.updates import engine_run, reference_run, worst_update_error
-from tests.parity.worlds import run_in_turn, run_world
+from tests.parity.worlds import run_again, run_in_turn
 
 TOLERANCE = 1e-4
 PLANS: dict[str, Plan] = {
@@ -98,7 +98,7 @@ def test_experts_around_a_shortcut_run_with_data_context_and_pipeline_ranks_and_
 def test_a_lost_reduction_shows(family: str) -> None:
     """The negative control of this file: without one sum over tp the tolerance is exceeded."""
     file = plan_file(FAMILIES[family], PLANS["tp 2"])
-    found = run_world(2, engine_run, file, None, sabotage.forget_norm_reduction)
+    found = run_again(2, engine_run, file, None, sabotage.forget_norm_reduction)
     assert worst_update_error(found, reference_run(file)) > 100 * TOLERANCE
 
 
@@ -112,7 +112,7 @@ def test_linear_attention_is_divided_over_tp_and_a_lost_reduction_of_its_norm_sh
     placements = placements_of(layer, division)
     own = {name for name, _ in layer.get_submodule("linear_attn").named_parameters(prefix="linear_attn")}
     assert {name for name in own if isinstance(placements[name], Shard)} == own - {"linear_attn.norm.weight"}
-    found = run_world(2, engine_run, file, None, sabotage.forget_head_norm_reduction)
+    found = run_again(2, engine_run, file, None, sabotage.forget_head_norm_reduction)
     assert worst_update_error(found, reference_run(file)) > 100 * TOLERANCE
 
 

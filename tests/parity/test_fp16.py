@@ -21,7 +21,7 @@ from shardwright.specs.trainable import Trainable
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
 from tests.parity.updates import LEARNING_RATE, SEED, batch, full_tensors, own_share, reference_model
-from tests.parity.worlds import run_in_turn, run_world
+from tests.parity.worlds import run_again, run_in_turn
 
 STEPS, START, GROWTH_STEPS, CLIP_NORM = 8, 2.0**21, 2, 1.0
 """The first steps overflow at this scale, and two good ones in a row double it, so that it overflows again."""
@@ -149,7 +149,7 @@ def test_updates_scales_and_skipped_steps_are_those_of_grad_scaler(
 
 def test_updates_of_the_host_wait_for_the_decision(tmp_path: Path) -> None:
     expected = by_grad_scaler(OFFLOADED)
-    assert error(run_world(1, _train, OFFLOADED, tmp_path), expected) <= TOLERANCE
+    assert error(run_again(1, _train, OFFLOADED, tmp_path), expected) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["tp", "pp"])
@@ -159,9 +159,9 @@ def test_adapters_beside_frozen_weights_in_fp16(name: str, tmp_path: Path) -> No
         plan_file(QWEN3, divided, compute="fp16", trainable=adapters)
         for divided in (plan((layers(),)), ON_TWO[name].plan)
     )
-    (expected,) = run_world(1, _train, one, tmp_path)
+    (expected,) = run_again(1, _train, one, tmp_path)
     assert None in expected.norms
-    assert error(run_world(2, _train, split, tmp_path), expected) <= TOLERANCE
+    assert error(run_again(2, _train, split, tmp_path), expected) <= TOLERANCE
 
 
 def each_rank_decides_alone() -> None:
@@ -196,4 +196,4 @@ def never_grow() -> None:
 @pytest.mark.parametrize("fault", [each_rank_decides_alone, apply_what_is_not_finite, leave_the_scale_in, never_grow])
 def test_a_fault_shows(fault: Callable[[], None], tmp_path: Path) -> None:
     given = ON_TWO["pp"]
-    assert error(run_world(2, _train, given, tmp_path, fault), by_grad_scaler(given)) > 5 * TOLERANCE
+    assert error(run_again(2, _train, given, tmp_path, fault), by_grad_scaler(given)) > 5 * TOLERANCE

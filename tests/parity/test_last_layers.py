@@ -17,7 +17,7 @@ from tests.parity.adapters import frozen_tensors
 from tests.parity.cases import layers, plan, plan_file
 from tests.parity.families import FAMILIES
 from tests.parity.updates import SEED, TOLERANCE, Run, assert_equal_to, batch, reference_model, worst_update_error
-from tests.parity.worlds import run_in_turn, run_world
+from tests.parity.worlds import run_again, run_in_turn
 
 CONFIG = FAMILIES["qwen3"] | {"num_hidden_layers": 4}
 PLANS = {
@@ -98,7 +98,7 @@ def faulty_run(plan_file: PlanFile) -> Run:
 
 def test_a_layer_too_many_shows(tmp_path: Path) -> None:
     given = plan_file(CONFIG, PLANS["zero 1"], trainable="layers:2")
-    names = set().union(*(own.after for own in run_world(2, faulty_run, given)))
+    names = set().union(*(own.after for own in run_again(2, faulty_run, given)))
     assert "model.layers.1.self_attn.q_proj.weight" in names
 
 
@@ -106,7 +106,7 @@ def test_a_part_of_the_gradient_shows() -> None:
     """Stages that get zeros though they train: their updates are lost."""
     given = plan_file(CONFIG, PLANS["a stage frozen in part"], trainable="layers:4")
     reference = reference_run(given, ("model.layers.",))
-    runs = run_world(2, cut_off_run, given)
+    runs = run_again(2, cut_off_run, given)
     assert worst_update_error(runs, reference) > 20 * TOLERANCE
 
 

@@ -95,7 +95,10 @@ CASES = {
         _low(LLAMA_4, plan((layers(2),), (layers(2),), pp=2, tp=2), high_precision_layers=3), (_lower_every_layer,)
     ),
 }
-FAULTS = [(name, fault) for name, case in CASES.items() for fault in case.faults]
+FAULTS = sorted(
+    [(name, fault) for name, case in CASES.items() for fault in case.faults],
+    key=lambda of: CASES[of[0]].plan_file.plan.mesh.ranks,  # a world serves several in turn
+)
 REAL = {
     "one rank": _Case(_low(LLAMA, plan(_ONE)), (_cast_nothing, _cast_gradients_as_inputs)),
     "zero 3": _Case(_low(LLAMA, plan((layers(zero=3),), dp_shard=2)), (sabotage.forget_data_parallel_average,)),

@@ -13,7 +13,7 @@ from tests.parity import sabotage
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
 from tests.parity.updates import TOLERANCE, assert_equal_to, engine_run, reference_run, worst_update_error
-from tests.parity.worlds import run_in_turn, run_world
+from tests.parity.worlds import run_again, run_in_turn
 
 LLAMA, TIED = model_config("llama"), model_config("qwen3", tied=True)
 
@@ -76,7 +76,7 @@ def test_updates_equal_those_of_one_process(ranks: int) -> None:
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}: {fault.__name__}" for name, fault in FAULTS])
 def test_a_fault_shows_in_the_updates(name: str, fault: Callable[[], None]) -> None:
-    own = run_world(CASES[name].plan.mesh.ranks, engine_run, CASES[name], None, fault)
+    own = run_again(CASES[name].plan.mesh.ranks, engine_run, CASES[name], None, fault)
     assert worst_update_error(own, reference_run(CASES[name])) > TOLERANCE
 
 

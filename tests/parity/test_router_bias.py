@@ -22,7 +22,7 @@ from shardwright.executor.training.optimizer import host_optimizer
 from tests.parity.cases import layers, plan, plan_file
 from tests.parity.families import FAMILIES
 from tests.parity.updates import LEARNING_RATE, SEED, TOLERANCE, batch, own_share, reference_model
-from tests.parity.worlds import run_world
+from tests.parity.worlds import run_again
 
 RATE, STEPS = 0.05, 3
 CONFIG = {**FAMILIES["deepseek_v3"], "first_k_dense_replace": 0}
@@ -93,7 +93,7 @@ def test_biases_and_routers_are_those_of_one_process(name: str) -> None:
     file = plan_file(CONFIG, PLANS[name])
     biases, weights = _reference(file)
     assert all(bias.abs().max() > 0 for bias in biases.values())
-    runs = run_world(file.plan.mesh.ranks, _engine_run, file)
+    runs = run_again(file.plan.mesh.ranks, _engine_run, file)
     assert set().union(*(own for own, _ in runs)) == set(biases)
     for own, routers in runs:
         for bias, value in own.items():
@@ -114,7 +114,7 @@ def stay() -> None:
 def test_a_fault_shows(name: str, fault: Callable[[], None]) -> None:
     file = plan_file(CONFIG, PLANS[name])
     biases, _ = _reference(file)
-    runs = run_world(file.plan.mesh.ranks, _engine_run, file, fault)
+    runs = run_again(file.plan.mesh.ranks, _engine_run, file, fault)
     assert any(not torch.allclose(value, biases[bias]) for own, _ in runs for bias, value in own.items())
 
 

@@ -10,7 +10,7 @@ from shardwright.specs.plan import Plan
 from tests.parity import updates
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.updates import Run, assert_equal_to, engine_run, reference_run, worst_update_error
-from tests.parity.worlds import run_in_turn, run_world
+from tests.parity.worlds import run_again, run_in_turn
 
 LLAMA = model_config("llama")
 PLANS: dict[str, Plan] = {
@@ -68,5 +68,5 @@ def test_updates_equal_those_of_one_process(ranks: int, reference: Run) -> None:
 
 def test_means_of_each_rank_show(reference: Run) -> None:
     """The negative control."""
-    found = run_world(2, uneven_run_of_means, plan_file(LLAMA, PLANS["dp"]))
+    found = run_again(2, uneven_run_of_means, plan_file(LLAMA, PLANS["dp"]))
     assert worst_update_error(found, reference) > 0.1

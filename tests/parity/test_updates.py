@@ -441,7 +441,10 @@ CASES = {
         (sabotage.skip_all_reduce,),
     ),
 }
-FAULTS = [(name, fault) for name, case in CASES.items() for fault in case.faults]
+FAULTS = sorted(
+    [(name, fault) for name, case in CASES.items() for fault in case.faults],
+    key=lambda of: CASES[of[0]].plan_file.plan.mesh.ranks,  # a world serves several in turn
+)
 
 
 IN_ONE_WORLD = 4

@@ -3,13 +3,15 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from tests.parity.worlds import RankFailedError, run_world
+from tests.parity import sabotage
+from tests.parity.worlds import RankFailedError, run_again, run_world
 
 
 def _sum_of_ranks(offset: int) -> tuple[int, torch.Tensor]:
@@ -68,3 +70,25 @@ def test_a_world_that_a_signal_ends_runs_once_more_and_shows_where_it_ended(tmp_
         pytest.raises(RankFailedError, match=r"rank 0 died with exit code -11:(.|\n)*in _crash"),
     ):
         run_world(1, _crash, tmp_path, 3)
+
+
+def _process_and_sum(fault: Callable[[], None] | None) -> tuple[int, str]:
+    if fault is not None:
+        fault()
+    return os.getpid(), dist.all_reduce.__name__
+
+
+def _break_nothing() -> None:
+    pass
+
+
+def test_a_world_that_is_used_again_forgets_a_fault() -> None:
+    broken, whole = (run_again(2, _process_and_sum, fault) for fault in (sabotage.norm_of_this_rank, None))
+    assert [process for process, _ in broken] == [process for process, _ in whole]
+    assert {name for _, name in broken} == {"unless_a_norm"}
+    assert {name for _, name in whole} == {"all_reduce"}
+
+
+def test_a_fault_that_nothing_puts_back_is_refused() -> None:
+    with pytest.raises(RankFailedError, match=r"_break_nothing.* replaced nothing that is put back, and would last"):
+        run_again(1, _process_and_sum, _break_nothing)

@@ -18,7 +18,7 @@ from shardwright.executor.offload.contents import Contents
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.engine import Engine, build_engine
 from shardwright.executor.training.optimizer import host_optimizer
-from tests.parity.worlds import run_world
+from tests.parity.worlds import run_again
 
 SEED = 7
 LEARNING_RATE = 0.1
@@ -86,7 +86,7 @@ def engine_runs(
     plan_file: PlanFile, *, clip_norm: float | None = None, sabotage: Callable[[], None] | None = None
 ) -> list[Run]:
     """Train under the plan in a world of its ranks; `sabotage` runs on every rank before the engine is built."""
-    return run_world(plan_file.plan.mesh.ranks, engine_run, plan_file, clip_norm, sabotage)
+    return run_again(plan_file.plan.mesh.ranks, engine_run, plan_file, clip_norm, sabotage)
 
 
 def engine_run(plan_file: PlanFile, clip_norm: float | None = None, sabotage: Callable[[], None] | None = None) -> Run:

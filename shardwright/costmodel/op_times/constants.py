@@ -92,6 +92,8 @@ CALIBRATED = calibrated()
 
 def over(constant: Value, like: Value) -> Value:
     """Return `constant` with its candidates on the first axis, shaped to broadcast over `like` (N, ...)."""
+    if isinstance(constant, float):  # nearly all are; numpy takes longer to say so
+        return constant
     missing = np.ndim(like) - np.ndim(constant)
     if np.ndim(constant) == 0 or missing <= 0:
         return constant

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from shardwright.executor.model import seed_of
+from shardwright.executor.model import drawing_from, seed_of
 
 from .settings import AdapterSettings
 
@@ -41,8 +41,7 @@ class DrawnAdapters:
     def of(self, path: str, inputs: int, outputs: int, experts: int = 1) -> tuple[Tensor, Tensor]:
         rows = self.settings.rank * experts
         down = torch.empty(rows, inputs, device=self.device)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed_of(self.seed, f"{path}.lora_A"))
+        with drawing_from(seed_of(self.seed, f"{path}.lora_A"), self.device):
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
         return down, torch.zeros(outputs, rows, device=self.device)
 

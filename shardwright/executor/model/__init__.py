@@ -8,7 +8,7 @@ from .documents import attend_within_documents, check_documents, documents_in_ha
 from .experts import SpreadRanks, check_experts, experts_paths, spread_experts
 from .fused import SplitLinear, StackedQueryKeyValue, engine_state, hugging_face_state, stacks_experts, unfuse
 from .hugging_face import DROPOUT_ENDINGS, Skeleton, build_on_meta, lacks_fused_attention, read_config, read_skeleton
-from .initial_weights import materialise, materialise_buffers, seed_of
+from .initial_weights import drawing_from, materialise, materialise_buffers, seed_of
 from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks, Move
 from .rules import layer_division
 from .stage_module import StageModule
@@ -49,6 +49,7 @@ __all__ = [
     "divide_head",
     "divide_layer",
     "documents_in_hand",
+    "drawing_from",
     "engine_state",
     "enter_first_layer",
     "experts_paths",

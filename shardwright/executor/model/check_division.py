@@ -17,6 +17,7 @@ from shardwright.costmodel import PlanFile
 from .division import LayerDivision, Region
 from .fused import unfuse
 from .hugging_face import DROPOUT_ENDINGS, Skeleton, model_class
+from .initial_weights import drawing_from
 from .moves import SEQUENCE, Ranks
 from .rules import layer_division
 from .tensor_parallel import divide_layer, placements_of
@@ -277,8 +278,7 @@ def tiny_model(skeleton: Skeleton, *, axis: str, fix: str | None = None) -> PreT
     try:
         config = tiny_config(skeleton.config)
         build: Any = model_class(config)._from_config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with drawing_from(0, torch.device("cpu")):
             model: PreTrainedModel = build(config, attn_implementation="eager", dtype=torch.float32)
             for parameter in model.parameters():
                 nn.init.normal_(parameter, std=0.2)

@@ -9,6 +9,7 @@ import copy
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import pytest
@@ -99,20 +100,20 @@ def on_a_gpu() -> Iterator[None]:
 
 
 def saved_by_stage(config: Mapping[str, Any], training: TrainingSpec, layout: Layout) -> list[int]:
-    """Bytes of each storage that two layers of the executor's stage keep and one layer does not."""
-    one, two = (_saved_by_layers(config, training, layout, count) for count in (1, 2))
-    return list((Counter(two) - Counter(one)).elements())
+    """Bytes of each storage that the second of two layers of the executor's stage keeps, and the first does not."""
+    return _saved_by_layers(config, training, layout, 2)[-1]
 
 
 def saved_by_head(config: Mapping[str, Any], training: TrainingSpec, layout: Layout) -> list[int]:
     """Bytes of each storage that final norm and head of the executor's last stage keep, before the loss."""
-    whole, layer = (_saved_by_layers(config, training, layout, 1, head=head) for head in (True, False))
+    (whole,), (layer,) = (_saved_by_layers(config, training, layout, 1, head=head) for head in (True, False))
     return list((Counter(whole) - Counter(layer)).elements())
 
 
 def _saved_by_layers(
     config: Mapping[str, Any], training: TrainingSpec, layout: Layout, count: int, *, head: bool = False
-) -> list[int]:
+) -> list[list[int]]:
+    """Bytes of each storage that is kept up to the end of each layer, and not before; all at once with a head."""
     total = count + 2  # one before and one after them, which are no part of the stage
     layers: dict[str, Any] = {"n_layer" if "n_layer" in config else "num_hidden_layers": total}
     layers |= {"layer_types": config["layer_types"] * total} if "layer_types" in config else {}
@@ -146,8 +147,12 @@ def _saved_by_layers(
     stage.to(DTYPES[compute]).train()
     hidden = layout.hidden(skeleton.config.hidden_size, DTYPES[compute])
     with _counting(stage) as sizes, on_a_gpu():
+        ends: list[int] = []
+        for path in () if head else stage.layer_paths:
+            stage.get_submodule(path).register_forward_hook(lambda *_given: ends.append(len(sizes)))
         stage(hidden)
-    return list(sizes.values())
+    kept = list(sizes.values())
+    return [kept[start:end] for start, end in pairwise([0, *ends[:-1], len(kept)])]
 
 
 def _skeleton(file: PlanFile) -> Skeleton:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from shardwright.executor.model.hugging_face import read_skeleton
-from shardwright.executor.model.initial_weights import materialise
+from shardwright.executor.model.initial_weights import drawing_from, materialise
 from tests.parity.cases import FamilyName, layers, model_config, plan, plan_file
 
 CPU = torch.device("cpu")
@@ -45,6 +45,14 @@ def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(3)
     _part("gpt2", "transformer")
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_draws_are_those_of_torchs_own_seed() -> None:
+    """On which every run so far rests that goes on."""
+    torch.manual_seed(11)
+    expected = torch.rand(4)
+    with drawing_from(11, CPU):
+        assert torch.equal(torch.rand(4), expected)
 
 
 @pytest.mark.parametrize(

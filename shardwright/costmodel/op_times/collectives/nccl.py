@@ -18,6 +18,7 @@ below.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -88,7 +89,7 @@ class _Collective:
         self.ranks, self.nodes = group.ranks, np.asarray(group.nodes, dtype=float)
         self.per_node = np.asarray(group.ranks_per_node, dtype=float)
         self.crosses = self.nodes > 1
-        self._like = np.broadcast_to(0.0, np.broadcast(size_bytes, self.ranks, np.asarray(group.sharing)).shape)
+        self._sharing = group.sharing
         self._constants = constants
         self._hop_seconds, self._node_hop_seconds = node.intra_node.latency_seconds, node.nic_latency_seconds
         self._link_bytes_per_s = node.intra_node.bytes_per_s * meshed_share(node, self.per_node)
@@ -189,4 +190,8 @@ class _Collective:
         return self._over(self._constants.collective_seconds)
 
     def _over(self, constant: Value) -> Value:
-        return over(constant, self._like)
+        return constant if isinstance(constant, float) else over(constant, self._like)
+
+    @cached_property
+    def _like(self) -> Array:
+        return np.broadcast_to(0.0, np.broadcast(self.size_bytes, self.ranks, np.asarray(self._sharing)).shape)
