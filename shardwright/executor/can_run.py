@@ -38,7 +38,7 @@ def check_can_run(plan_file: PlanFile) -> None:
             f"zero_stage 0 in some layers and {plan_file.plan.zero_stage} in others, over cp {mesh.cp}, can be estimated and compared, "
             "not run yet; plan with one of them"
         )
-    if any(block.ladder for block in plan_file.model().layer_classes):
+    if plan_file.model_config_json.get("ladder_residual"):
         raise SpecError(
             f"{plan_file.model_name} has ladders for residuals, which can be estimated and compared, not run yet: transformers has none; "
             "remove 'ladder_residual' from its config"

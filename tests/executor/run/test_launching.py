@@ -174,6 +174,7 @@ class TestWhatIsNotRunYet:
                 {"overlaps_dispatch": True},
                 "a dispatch beside another microbatch can be estimated and compared, not run yet; plan without",
             ),
+            ({"ep": 2}, {"dispatch_pieces": 2}, "a dispatch in 2 pieces can be estimated and compared, not run yet"),
             (
                 {},
                 {"global_balance": True},
