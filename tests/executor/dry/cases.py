@@ -145,17 +145,17 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
 _LORA, _LAST = {"trainable": "lora:r=4"}, {"trainable": "layers:1+head"}
 _LORA_8 = {"trainable": "lora:r=8"}
 ADAPTED: Mapping[str, Callable[[], PlanFile]] = {
-    "one rank": lambda: small(LLAMA_4, plan((layers(4),)), **_LORA),
-    "zero 1": lambda: small(LLAMA_4, plan((layers(4, zero=1),), microbatches=4, dp_shard=2), **_LORA),
-    "zero 3": lambda: small(LLAMA_4, plan((layers(4, zero=3),), microbatches=4, dp_shard=2), **_LORA),
-    "hsdp": lambda: small(LLAMA_4, plan((layers(4, zero=3),), dp_shard=2, dp_replicate=2), **_LORA),
-    "tp": lambda: small(LLAMA_4, plan((layers(4),), microbatches=4, tp=2), **_LORA),
-    "tp, zero 2": lambda: small(LLAMA_4, plan((layers(4, zero=2),), microbatches=4, tp=2, dp_shard=2), **_LORA),
+    "one rank": lambda: small(LLAMA, plan((layers(2),)), **_LORA),
+    "zero 1": lambda: small(LLAMA, plan((layers(2, zero=1),), microbatches=4, dp_shard=2), **_LORA),
+    "zero 3": lambda: small(LLAMA, plan((layers(2, zero=3),), microbatches=4, dp_shard=2), **_LORA),
+    "hsdp": lambda: small(LLAMA, plan((layers(2, zero=3),), dp_shard=2, dp_replicate=2), **_LORA),
+    "tp": lambda: small(LLAMA, plan((layers(2),), microbatches=4, tp=2), **_LORA),
+    "tp, zero 2": lambda: small(LLAMA, plan((layers(2, zero=2),), microbatches=4, tp=2, dp_shard=2), **_LORA),
     "tp without sequence parallelism": lambda: small(
-        LLAMA_4, plan((layers(4),), microbatches=4, tp=2, sequence_parallel=False), **_LORA
+        LLAMA, plan((layers(2),), microbatches=4, tp=2, sequence_parallel=False), **_LORA
     ),
     "pp and tp": lambda: small(
-        LLAMA_4, plan(*_stages(2, layers(2, zero=1)), microbatches=4, pp=2, tp=2, dp_shard=2), **_LORA
+        LLAMA, plan(*_stages(2, layers(1, zero=1)), microbatches=4, pp=2, tp=2, dp_shard=2), **_LORA
     ),
     "experts": lambda: small(MIXTRAL, plan((layers(),)), **_LORA_8),
     "experts over tp": lambda: small(MIXTRAL, plan((layers(),), microbatches=4, tp=2), **_LORA_8),
@@ -165,10 +165,10 @@ ADAPTED: Mapping[str, Callable[[], PlanFile]] = {
     ),
     "ep that shares experts": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=2, etp=2), **_LORA_8),
     "shared experts": lambda: small(OTHERS["ernie4_5_moe"], plan((layers(),), tp=2, ep=2), **_LORA_8),
-    "tiles, full recompute": lambda: small(LLAMA_4, plan((layers(4, recompute="full"),), tp=2), mlp_tiles=2, **_LORA),
-    "last layers": lambda: small(LLAMA_4, plan((layers(4, zero=3),), microbatches=4, dp_shard=2), **_LAST),
+    "tiles, full recompute": lambda: small(LLAMA, plan((layers(2, recompute="full"),), tp=2), mlp_tiles=2, **_LORA),
+    "last layers": lambda: small(LLAMA, plan((layers(2, zero=3),), microbatches=4, dp_shard=2), **_LAST),
     "last layers over pp and tp": lambda: small(
-        LLAMA_4, plan(*_stages(2, layers(2)), microbatches=4, pp=2, tp=2), **_LAST
+        LLAMA, plan(*_stages(2, layers(1)), microbatches=4, pp=2, tp=2), **_LAST
     ),
 }
 """Beside frozen weights."""
