@@ -103,7 +103,7 @@ def _faster(change: str) -> Callable[[ClusterSpec], ClusterSpec]:
 
 
 @pytest.mark.parametrize("change", ["peak", "memory", "fabric", "node link", "host link"])
-@settings(many, max_examples=60)
+@settings(many, max_examples=40)
 @given(runs())
 def test_faster_hardware_is_never_slower(change: str, run: Run) -> None:
     faster = _faster(change)(run.cluster)
@@ -118,7 +118,7 @@ def _is_fast(cluster: ClusterSpec) -> bool:
     return cluster.groups[0].device.peak_flops_per_s["bf16"] > 500e12
 
 
-@many
+@settings(many, max_examples=100)
 @given(runs())
 def test_model_flops_do_not_depend_on_the_split(run: Run) -> None:
     alone = Mesh()

@@ -37,7 +37,7 @@ def _alone(problem: Problem, training: TrainingSpec, fixed: Fixed | None = None)
         return float("inf")
 
 
-@pytest.mark.parametrize("seed", range(700, 724))
+@pytest.mark.parametrize("seed", range(700, 716))
 def test_equals_the_best_of_the_variants_alone(seed: int) -> None:
     problem = _problem(seed)
     variants = training_variants(problem.model, problem.cluster, problem.training, _MAY)
@@ -54,7 +54,7 @@ def test_equals_the_best_of_the_variants_alone(seed: int) -> None:
     check_memory(found.estimate, problem.cluster)
 
 
-@pytest.mark.parametrize("seed", range(740, 756))
+@pytest.mark.parametrize("seed", range(740, 750))
 def test_equals_the_best_of_the_sets_of_modules_alone(seed: int) -> None:
     problem = random_problem(seed)
     model, cluster, usual = problem.model, problem.cluster, Fixed(order=PIPELINE_OUTERMOST)
@@ -128,7 +128,7 @@ def _reserving(cluster: ClusterSpec, share: float) -> ClusterSpec:
 class TestWhatNobodyStated:
     """Pieces of the loss and modules to recompute are tried for a few plans. They never make the answer slower."""
 
-    @pytest.mark.parametrize("seed", range(760, 772))
+    @pytest.mark.parametrize("seed", range(760, 768))
     def test_the_answer_lies_between_that_as_given_and_that_with_all_open(self, seed: int) -> None:
         problem, usual = random_problem(seed), Fixed(order=PIPELINE_OUTERMOST)
         unstated = OpenChoices(unstated=("loss_chunks", "recompute_modules"))

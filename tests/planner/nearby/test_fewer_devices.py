@@ -30,7 +30,7 @@ def test_parts_are_whole_nodes_and_then_fewer_devices_of_one() -> None:
     assert all(part.name.startswith(f"{part.devices} of ") for part in parts)
 
 
-@pytest.mark.parametrize("seed", range(3000, 3030))
+@pytest.mark.parametrize("seed", range(3000, 3018))
 @pytest.mark.parametrize("batch", [4, 7])
 def test_no_part_is_faster_by_more_than_the_tolerance(seed: int, batch: int) -> None:
     """Against every part, searched on its own; each plan is valid for its part."""
