@@ -36,7 +36,7 @@ from tests.parity import sabotage
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, host, layers, plan, plan_file
 from tests.parity.families import FAMILIES, OTHERS
 from tests.parity.updates import engine_run, reference_run, worst_update_error
-from tests.parity.worlds import run_again, run_in_turn, run_world
+from tests.parity.worlds import run_again, run_in_turn
 
 TOLERANCE = 1e-4
 PLANS: dict[str, Plan] = {
