@@ -10,11 +10,10 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import exposed_beside, operator_passes
 from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group, tp_group
-from shardwright.specs.model import Block, FeedForward, LinearAttention, MixtureOfExperts, Parameter
+from shardwright.specs.model import Block, FeedForward, LinearAttention, Parameter
 
 from . import operators
-from .core import AttentionCore, Passes
-from .dispatch import Dispatch
+from .core import AttentionCore, Dispatch, Passes
 from .exchanges import (
     ContextExchange,
     LayerSeconds,
@@ -26,10 +25,11 @@ from .exchanges import (
 )
 from .frame import WorkFrame
 from .frozen import Adapters, BaseWeights, stored_bytes, unneeded_kernels
+from .kept import LayerBytes
 from .precision import reduces_scales
-from .recompute import RepeatedModules, Selection, modules_apart, repeated_modules, selection
+from .recompute import RepeatedModules, Selection, repeated_modules, selection
 from .row import RowWork, by_policy, repeated_when_full, without_backward
-from .saved import SavedTensors, layer_code
+from .saved import layer_code
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
 from .weight_matmuls import WeightMatmuls
 
@@ -44,16 +44,6 @@ class _Repeated(NamedTuple):
     selective: Array
     full: Array
     gathers: Array
-
-
-class _Saved(NamedTuple):
-    """Bytes that autograd keeps of a layer, (N,) each. `without_core`: where the attention core is repeated. `inner`: as
-    wide as the feed-forward. `freed_by_modules`: by the modules that the job names, 0 without any."""
-
-    all: Array
-    without_core: Array
-    inner: Array
-    freed_by_modules: Array
 
 
 class _Weights(NamedTuple):
@@ -79,7 +69,7 @@ class LayerWork:
     def row(self) -> RowWork:
         """Return the work of one microbatch in one layer."""
         passes, context, repeated = self._passes, self._context_seconds, self._repeated
-        kept, working = self._bytes()
+        kept, working = self._bytes.by_policy()
         weights = self._held_weights
         trained = self.frame.training.trainable.trains_layer_weights
         summed = (
@@ -442,6 +432,12 @@ class LayerWork:
         again = self._linear.forward_seconds(operators.tiled_again(matmuls, frame.stack))
         return again + frame.plain.forward_seconds(Adapters(frame.training, matmuls).matmuls)
 
+    @property
+    def _bytes(self) -> LayerBytes:
+        kept, beside = self._context_bytes
+        more = self._adapters.kept_bytes + kept
+        return LayerBytes(self.frame, self.block, self._modules, self._selection, self._tiles, more, beside)
+
     @cached_property
     def _repeated(self) -> _Repeated:
         """Seconds of the repeated work under each policy."""
@@ -467,94 +463,3 @@ class LayerWork:
         # a fused kernel never keeps the scores, so there is nothing to repeat
         scores = self._core.forward if frame.training.attention == "unfused" else np.zeros_like(full)
         return _Repeated(scores, full, gathers=np.zeros_like(full))
-
-    @cached_property
-    def _saved(self) -> _Saved:
-        """What autograd keeps of the layer: of transformers' own code tensor by tensor, else by the stack's properties."""
-        frame, block, training = self.frame, self.block, self.frame.training
-        tokens, tp, hidden = frame.tokens, frame.candidates.tp, frame.model.hidden_size
-        if frame.stack.transformers_layers:
-            return self._saved_tensors
-        plain = tokens * operators.saved_bytes(block, training, hidden, tp, frame.sequence_split, frame.experts)
-        plain = plain + self._adapters.kept_bytes + self._context_bytes[0]
-        scores = operators.score_bytes(block, training, tp) if training.attention == "unfused" else 0.0
-        inner = tokens * operators.inner_saved_bytes(block, training, tp)
-        freed = tokens * self._modules.freed_bytes if self._modules else np.zeros_like(plain)
-        return _Saved(plain + tokens * scores, plain, inner, freed)
-
-    @property
-    def _saved_tensors(self) -> _Saved:
-        frame, ffn, split = self.frame, self.block.ffn, self.frame.experts
-        tp, copies, columns = frame.candidates.tp, np.zeros(()), np.zeros(())
-        if isinstance(ffn, MixtureOfExperts):
-            copies = split.copies(1.0, ffn.computed_top_k, tp)
-            columns = copies * ffn.expert_width / split.expert_tp
-        tensors = SavedTensors(
-            block=self.block,
-            code=layer_code(frame.model.family, self.block),
-            training=frame.training,
-            hidden=frame.model.hidden_size,
-            tokens=frame.tokens,
-            single=frame.candidates.micro_batch == 1,
-            tp=tp,
-            sequence_split=frame.sequence_split,
-            copies=copies,
-            columns=columns,
-        )
-        more = self._adapters.kept_bytes + self._context_bytes[0]
-        freed = tensors.freed_by(modules_apart(frame.training))
-        return _Saved(tensors.kept + more, tensors.kept_selective + more, tensors.inner, freed)
-
-    @property
-    def _kept_for_router_loss(self) -> Array:
-        """(N,): probabilities that the loss on routers keeps of each expert, in the format of their logits, whatever is repeated."""
-        frame, ffn = self.frame, self.block.ffn
-        if isinstance(ffn, FeedForward) or not (frame.model.has_router_loss and frame.stack.transformers_layers):
-            return np.zeros_like(frame.tokens)
-        wide = layer_code(frame.model.family, self.block).routing.fp32
-        return np.asarray((BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes) * ffn.choices * frame.tokens)
-
-    def _with_routed(self, inner: Array) -> Array:
-        """`inner` bytes of gradients between the matmuls of a feed-forward, and those as wide as the hidden state of the tokens
-        that experts got: the gradient of their inputs. Where tokens are weighed in fp32, the gradient of what comes back is alive
-        in fp32 three times before any other: itself, and its products with the tokens and with their weights."""
-        ffn, frame = self.block.ffn, self.frame
-        if isinstance(ffn, FeedForward):
-            return inner
-        copies = frame.experts.copies(1.0, ffn.computed_top_k, frame.candidates.tp)
-        routed = frame.tokens * frame.model.hidden_size * copies
-        own = inner + frame.stream_bytes * routed
-        weighing = 3.0 * BYTES_PER_ELEMENT["fp32"] * routed
-        return np.maximum(own, weighing) if frame.stack.weighs_tokens_in_fp32 else np.asarray(own)
-
-    def _bytes(self) -> tuple[Array, Array]:
-        """Return the bytes kept per microbatch and the bytes in use during its backward, by policy.
-
-        The backward works in the gradients of the feed-forward, and later in those of the scores. By then the
-        activations of the feed-forward are free again.
-        """
-        block, training, frame = self.block, self.frame.training, self.frame
-        tokens, tp, hidden, element = frame.tokens, frame.candidates.tp, frame.model.hidden_size, frame.stream_bytes
-        saved, tiles = self._saved, self._tiles
-        if tiles > 1:  # the input of the feed-forward is kept, and one piece's tensors are made again
-            saved = saved._replace(all=saved.all - saved.inner, without_core=saved.without_core - saved.inner)
-        inner = (3.0 if block.ffn.gated else 2.0) * element * tokens * block.ffn.active_width / tp
-        inner = self._with_routed((inner + saved.inner * (tiles > 1)) / tiles)
-        gradients = 2.0 * element * tokens * hidden + inner
-        if training.attention == "unfused":
-            freed = 0.0 if block.parallel else saved.inner
-            scores = tokens * operators.score_gradient_bytes(block, training, tp) - freed
-            gradients = np.maximum(gradients, 2.0 * element * tokens * hidden + scores)
-        boundary = element * tokens * hidden / frame.sequence_split
-        chosen = saved.without_core
-        if self._modules is not None:
-            chosen = saved.all - saved.freed_by_modules
-        elif self._selection is not None:
-            chosen = np.minimum(saved.all, boundary + tokens * self._selection.kept_bytes)
-        kept = by_policy(none=saved.all, selective=chosen, full=boundary) + self._kept_for_router_loss[:, None]
-        # on a CPU the heap finds only part of the room where the first forward had these activations
-        again = 1.0 if frame.times.node.device.has_own_memory else 1 + frame.times.constants.heap_slack
-        repeated = saved.all - chosen
-        runs_again = saved.all + tokens * operators.regathered_bytes(block, training, hidden, frame.sequence_split)
-        working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * runs_again)
-        return kept, working + self._context_bytes[1][:, None]

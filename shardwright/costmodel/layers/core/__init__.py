@@ -1,6 +1,8 @@
-"""The attention core: what it computes, how long it takes, in 8 bits, and within packed documents."""
+"""Parts of a layer's passes: the attention core (what it computes, how long it takes, in 8 bits, and within packed documents), and the
+dispatch of tokens to experts."""
 
+from .dispatch import Dispatch
 from .flops import attention_core_flops
 from .passes import AttentionCore, Passes
 
-__all__ = ["AttentionCore", "Passes", "attention_core_flops"]
+__all__ = ["AttentionCore", "Dispatch", "Passes", "attention_core_flops"]

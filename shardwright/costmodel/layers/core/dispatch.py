@@ -19,14 +19,14 @@ from functools import cached_property
 import numpy as np
 
 from shardwright.base import Array
+from shardwright.costmodel.layers.exchanges import ExpertExchange
+from shardwright.costmodel.layers.frame import WorkFrame
+from shardwright.costmodel.layers.operators import Matmul
+from shardwright.costmodel.layers.weight_matmuls import WeightMatmuls
 from shardwright.costmodel.op_times import exposed_beside
 from shardwright.specs.model import Block
 
-from .core import Passes
-from .exchanges import ExpertExchange
-from .frame import WorkFrame
-from .operators import Matmul
-from .weight_matmuls import WeightMatmuls
+from .passes import Passes
 
 
 @dataclass(frozen=True)
