@@ -22,9 +22,10 @@ from shardwright.specs.model import ModelSpec
 
 from .activation_offload import ActivationOffload
 from .cost_tables import CostTables, Seconds, StaticBytes
-from .data_parallel import DataParallel, defers, reduces_by_chunk, sharded
+from .data_parallel import DataParallel, sharded
 from .distinct_rows import DistinctRows, distinct_rows
 from .memory import message_bytes
+from .static import StaticMemory, sums_in_pipeline
 from .straggler import largest_of
 from .synchronisation import Synchronisation
 from .update import Update
@@ -411,12 +412,6 @@ class _Builder:
         return np.asarray(send + np.where(regathers, gather, 0.0))
 
     @property
-    def _reads_parameters(self) -> Array:
-        """(N, R): where compute reads the parameters that the optimizer updates, without a copy in its own format."""
-        alike = self.training.precision.parameter_bytes_per_element == self._gathered_bytes
-        return np.asarray(alike & (self._column("data_ranks") == 1) & (self.training.stack != OWN_STACK))
-
-    @property
     def _in_heap(self) -> bool:
         return not self.times.node.device.has_own_memory
 
@@ -427,116 +422,23 @@ class _Builder:
             return np.where(self.candidates.microbatches > 1, self.times.constants.heap_slack, 0.0)
         constants = self.times.constants
         usual = np.where(self.candidates.zero_stage >= 3, constants.gather_slack, constants.allocator_slack)
-        usual = np.where(self._sums_in_pipeline, 0.0, usual)
+        usual = np.where(sums_in_pipeline(self.training, self.candidates, in_heap=False), 0.0, usual)
         return np.maximum(usual, self.training.software.allocator_slack or 0.0)
 
-    @property
-    def _sums_in_pipeline(self) -> Array:
-        """(N,): where torch's own pipeline sums whole gradients over several microbatches; `_fragments` has the allocator's slack."""
-        several = (self.candidates.microbatches > 1) & (not self._in_heap)
-        return np.asarray(defers(self.training, self.candidates) & several)
-
-    def _fragments(self, parameters: Array) -> Array:
-        """(N, R): bytes that the allocator holds without use in torch's pipelines, of which the largest layer's count.
-
-        Summed gradients lie in pieces of blocks that the first backward pass has freed. That costs a share of what a layer works in when it
-        runs again, and of two copies of its gradients (calibration/allocator/pipelines.py).
-        """
-        working = self.rows.stacked("working_bytes_by_policy")[..., POLICIES.index("full")]
-        copies = 2.0 * self.training.precision.gradient_bytes_per_element * parameters
-        found = self.times.constants.fragment_share * (working + copies) * self._sums_in_pipeline[:, None]
-        found[:, -2:] = 0.0
-        return np.asarray(found)
-
-    def _returned_logits(self) -> tuple[Array, Array]:
-        """(N, R) each: bytes of the logits that a pipeline's last stage keeps to return them, of all microbatches but the one in its loss;
-        and of all in one tensor, which is made of them at the end (torch/distributed/pipelining/schedules.py, _merge_outputs)."""
-        chosen, kept = self.candidates, np.zeros((len(self.candidates), len(self.rows)))
-        if self.training.software.stage_outputs == "released":
-            return kept, kept
-        tokens = chosen.micro_batch * float(self.training.seq_len) / chosen.cp
-        each = self.training.precision.activation_bytes_per_element * tokens * self.model.vocab_size / chosen.tp
-        merged = kept.copy()
-        kept[:, -1], merged[:, -1] = (
-            (chosen.pp > 1) * number * each for number in (chosen.microbatches - 1, chosen.microbatches)
-        )
-        return kept, merged
-
     def _static_bytes(self, traffic: DataParallel) -> StaticBytes:
-        """Bytes per row that are held over a step, on the device and on the host
-        (data_parallel.py says which are where)."""
-        precision, zero = self.training.precision, self._column("zero_stage")
-        parameters = traffic.parameters + traffic.expert_parameters
-        shard = self._shard(traffic)
-        on_host, on_nvme = self._column("offload_optimizer"), self._column("offload_nvme")
-        on_device = 1 - on_host
-        freed = (zero >= 3) & self._freed
-        # frozen weights are sharded by ZeRO-3 alone, on the device: below it every rank holds them whole, and no update moves them
-        splits = (zero >= 3) & (self._column("data_ranks") > 1)
-        whole_frozen, frozen_shard = traffic.whole_frozen_bytes, traffic.frozen_shard_bytes
-        frozen = np.where(splits, frozen_shard, whole_frozen)
-        gathered_frozen = np.where(splits, whole_frozen, 0.0)
-        stack = self.training.software
-        accumulated = (self._column("microbatches") > 1) | stack.keeps_gradient_buffer
-        whole_gradients = ((zero <= 1) | defers(self.training, self.candidates)[:, None]) & accumulated
-        # A single microbatch's gradients come as its activations go, so they are there in the update alone. Room in a
-        # heap is not found again. Shards of ZeRO-2 and -3 come from the stream of their reduction.
-        late = ~accumulated & (not self._in_heap)
-        on_stream = (zero >= 2) & (self._column("data_ranks") > 1)
-        gathered = self._gathered_bytes * parameters * ~self._reads_parameters + gathered_frozen
-        element, gradient = precision.parameter_bytes_per_element, precision.gradient_bytes_per_element
-        master = shard_gradient = element * shard
-        states, matrices = self._update(traffic).state_bytes, self._matrices
-        beside_states = self._synchronisation(traffic).state_bytes
-        device_gradient = on_device * shard_gradient
-        # An update reads gradients in the format of its parameters. Gradients in a smaller format are widened for it,
-        # into the shard or (Stack) beside it.
-        whole = (
-            gradient * parameters if stack.keeps_gradient_buffer else np.maximum(gradient * parameters, device_gradient)
-        )
-        widened = 4.0 if stack.widens_gradients and gradient < element else 0.0
-        streams = traffic.streamed
-        # of a rank's chunks one is gathered at a time, and one has whole gradients; layers at their ends lie in the window
-        by_chunk, of_chunk = self._column("by_chunk") == 1, 1 / self._column("stages_per_rank")
-        kept_gathered = np.where(freed, by_chunk * of_chunk, 1.0) * (1 - streams) * gathered
-        summed = (self._column("microbatches") > 1) * self._column("offload_gradients")
-        gradients = np.where(whole_gradients, (1 - summed) * whole, device_gradient)
-        sums_by_chunk = reduces_by_chunk(self.candidates)[:, None] & ~whole_gradients & accumulated
-        gradients = gradients + sums_by_chunk * of_chunk * gradient * parameters
-        defer = defers(self.training, self.candidates)[:, None]
-        reduces = ((self._column("data_ranks") > 1) & ~defer) | (summed > 0)
-        window = np.zeros(shard.shape) if matrices is None else matrices.temporary_bytes
-        layerwise = self.training.method.layerwise
-        if layerwise:  # a row's gradient is alive with what its update needs, and then free
-            gradients = np.zeros(shard.shape)
-        outputs, merged = self._returned_logits()
-        # what autograd made of a layer is there until it is copied for its reduction, while that of the layer before it goes on
-        made = stack.copies_gradients & (self._column("data_ranks") > 1) & ((zero >= 2) | defer) & (not self._in_heap)
-        return StaticBytes(
-            parameters=on_device * master + frozen,
-            gathered=kept_gathered,
-            gather_window=np.where(freed | (streams > 0), gathered, 0.0),
-            gradients=np.where(late, 0.0, gradients),
-            optimizer_state=on_device * states + beside_states,
-            reduce_buffer=(np.where(reduces | layerwise, gradient, 0.0) + made * precision.activation_bytes_per_element)
-            * parameters
-            + layerwise * window,
-            fragments=self._fragments(parameters),
-            step=on_device * (stack.step_copies * element + widened) * shard,
-            step_window=(not layerwise) * window,
-            late_gradients=np.where(late & ~on_stream, gradients, 0.0),
-            stream_gradients=np.where(late & on_stream, gradients, 0.0),
-            flat=on_device
-            * (
-                # the stream of the reduction has room of its own for the shards of gradients that came at the end
-                (stack.flat_step_bytes_per_parameter + element * (defer & (self._column("data_ranks") > 1))) * shard
-                + np.where(zero <= 1, stack.flat_gradient_copies * gradient * parameters, 0.0)
-            )
-            + merged,
-            unplaced=(kept_gathered + gradients) * self._in_heap,
-            outputs=outputs,
-            nvme=on_nvme * on_host * (master + states),
-            host=on_host * ((1 - on_nvme) * (master + states) + shard_gradient)
-            + np.where(freed, 0.0, streams * gathered)
-            + (self._offload.host_bytes if self._offload else 0.0),
-        )
+        matrices, shard = self._matrices, self._shard(traffic)
+        return StaticMemory(
+            self.model,
+            self.training,
+            self.times.constants,
+            self.candidates,
+            traffic,
+            in_heap=self._in_heap,
+            shard=shard,
+            freed=self._freed,
+            states=self._update(traffic).state_bytes,
+            beside_states=self._synchronisation(traffic).state_bytes,
+            temporaries=np.zeros(shard.shape) if matrices is None else matrices.temporary_bytes,
+            working=self.rows.stacked("working_bytes_by_policy")[..., POLICIES.index("full")],
+            host_activations=self._offload.host_bytes if self._offload else np.zeros(1),
+        ).held()
