@@ -4,7 +4,7 @@ Work is: matmuls, memory traffic, kept bytes, repeated work under recompute, and
 parallelism.
 """
 
-from . import frame, operators
+from . import frame, operators, weight_matmuls
 from .all_rows import WorkModel
 from .flops import adapter_parameters, model_flops_per_sequence, recompute_flops_per_sequence
 from .row import RowWork
@@ -22,4 +22,5 @@ __all__ = [
     "model_flops_per_sequence",
     "operators",
     "recompute_flops_per_sequence",
+    "weight_matmuls",
 ]
