@@ -13,8 +13,10 @@ from shardwright.planner.branching.open_entries import OpenEntries
 from shardwright.planner.branching.result import SearchResult
 from shardwright.planner.space.costs import space_costs
 from shardwright.planner.space.enumerate import enumerate_space
+from shardwright.planner.space.fixed import Fixed
 from shardwright.planner.stages.solve_entry import EntrySolver
-from tests.planner.small_problems import random_problem
+from shardwright.specs.training import TrainingSpec
+from tests.planner.small_problems import random_problem, tiny_cluster, tiny_model
 
 
 def _solver(seed: int) -> EntrySolver:
@@ -91,3 +93,14 @@ def test_the_lowest_are_those_of_all_sharp_bounds(most: int, monkeypatch: pytest
     assert len(expected) == min(most, len(found))
     assert every.bounds[found] == pytest.approx(expected, rel=1e-4)
     assert most > 7 or not entries.sharp.all()
+
+
+def test_breadth_first_entries_keep_every_microbatch_in_the_quick_bound() -> None:
+    """32 microbatches of a rank do not fit beside each other; interleaved, a rank has a few at a time."""
+    model, cluster = tiny_model(layers=8, hidden=1024), tiny_cluster(devices=4, memory_bytes=1.5e9)
+    training = TrainingSpec(seq_len=4096, global_batch=64)
+    for schedule, fits in (("breadth-first", False), ("interleaved-1f1b", True)):
+        choices = {"pp": 2, "dp_shard": 2, "stages_per_rank": 2, "micro_batch": 1, "zero_stage": 3}
+        space = enumerate_space(model, cluster, training, Fixed.parse({"schedule": schedule, **choices}, source="test"))
+        solver = EntrySolver.of(space_costs(space, model, training, op_times(cluster, training)), model)
+        assert (np.isfinite(quick_bounds(solver.costs, solver.ranges, solver.allowed)) == fits).all()
