@@ -10,17 +10,13 @@ from .checks import (
     check_expert_parallel,
     check_layer_counts,
     check_memory,
-    check_optimizer,
     check_plan,
     check_sequence,
     check_tensor_parallel,
     check_trainable,
     lacking_bytes,
-    layerwise_alone,
     loses_errors,
     nodes_of_ranks,
-    off_device,
-    one_microbatch,
     tensor_parallel_sizes,
     ulysses_degrees,
     why_not_agree,
@@ -29,6 +25,7 @@ from .evaluate import EstimatePlan, Prediction, estimate_plan, fastest, predict,
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, run_class, safe_reserve
 from .layers import adapter_parameters, model_flops_per_sequence
 from .mixed_ranks import MixedRanks, MixedTimes
+from .optimizers import can_update, check_optimizer, off_device, why_not_updated
 from .pass_parts import PassPart, pass_parts
 from .pipeline_layout import StageLayers, read_layout, with_layout
 from .plan_file import PHASES_KIND, PlanFile, load_plan, phase_of, read_plan_file, write_plan_file
@@ -64,6 +61,7 @@ __all__ = [
     "RunClass",
     "StageLayers",
     "adapter_parameters",
+    "can_update",
     "charged_step",
     "check_context_parallel",
     "check_expert_parallel",
@@ -84,13 +82,11 @@ __all__ = [
     "job_title",
     "labelled_text",
     "lacking_bytes",
-    "layerwise_alone",
     "load_plan",
     "loses_errors",
     "model_flops_per_sequence",
     "nodes_of_ranks",
     "off_device",
-    "one_microbatch",
     "parameter_words",
     "part_words",
     "pass_parts",
@@ -107,6 +103,7 @@ __all__ = [
     "tensor_parallel_sizes",
     "ulysses_degrees",
     "why_not_agree",
+    "why_not_updated",
     "with_layout",
     "write_plan_file",
 ]

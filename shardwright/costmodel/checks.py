@@ -21,6 +21,8 @@ from shardwright.specs import (
 )
 from shardwright.specs.model import LinearAttention, MixtureOfExperts, ModelSpec
 
+from .optimizers import check_optimizer, check_updates
+
 EXPERT_COLUMNS = "columns of an expert"
 MIXED_SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "gpipe")
 """The schedules of plans on mixed clusters: one stage on each rank, whole backwards."""
@@ -61,10 +63,7 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
     check_layer_counts(model, training)
     check_trainable(model, training)
     check_optimizer(model, training)
-    if plan.offload.optimizer_fraction and not training.method.may_leave_device:
-        raise SpecError(off_device(training))
-    if training.method.layerwise:
-        _check_layerwise(plan, training)
+    check_updates(plan, training)
     check_tensor_parallel(mesh.tp, model, training, sequence_parallel=plan.sequence_parallel, expert_tp=mesh.expert_tp)
     split = plan.sequence_parallel
     trading = plan.ulysses_degree if plan.context_parallel == "ulysses-ring" else mesh.cp
@@ -206,57 +205,6 @@ def check_trainable(model: ModelSpec, training: TrainingSpec) -> None:
     ]
     if lacking:
         raise SpecError(f"{model.name} has no {', '.join(lacking)} to adapt; it has {', '.join(sorted(linears))}")
-
-
-def check_optimizer(model: ModelSpec, training: TrainingSpec) -> None:
-    """Check that the optimizer updates what the model trains.
-
-    Raises:
-        SpecError: the method needs whole matrices, and the model has experts, or only a part is trained.
-    """
-    method = training.method
-    if not method.whole_matrix:
-        return
-    if any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes):
-        raise SpecError(
-            f"optimizer {method} needs whole matrices, and the stacked ones of the experts of {model.name} are not available; "
-            "give adamw, sgd, lion or adamw8bit"
-        )
-    if not training.trainable.trains_all:
-        raise SpecError(
-            f"optimizer {method} updates whole matrices of every layer, not trainable '{training.trainable}'"
-        )
-
-
-def off_device(training: TrainingSpec) -> str:
-    """Say that the optimizer cannot be updated where it would be."""
-    return f"optimizer {training.method} has no update off the device; leave its state there (--offload-optimizer 0), or give adamw"
-
-
-def _check_layerwise(plan: Plan, training: TrainingSpec) -> None:
-    if plan.microbatches > 1:
-        raise SpecError(one_microbatch(training))
-    mesh = plan.mesh
-    shared = mesh.tp * (mesh.data_ranks // mesh.dp_replicate if plan.zero_stage else 1) > 1
-    if mesh.pp > 1 or plan.approximate or (training.method.whole_matrix and shared):
-        raise SpecError(layerwise_alone(training))
-
-
-def layerwise_alone(training: TrainingSpec) -> str:
-    """Say what does not go with an update of each layer in the backward pass."""
-    whole = ", nor with matrices that tp or ZeRO splits" if training.method.whole_matrix else ""
-    return (
-        f"optimizer {training.method} updates a layer before the other gradients are there, which does not go with pp and approximate "
-        f"sync{whole}; leave out these, or layerwise"
-    )
-
-
-def one_microbatch(training: TrainingSpec) -> str:
-    """Say that gradients of several microbatches cannot be added up."""
-    return (
-        f"optimizer {training.method} updates a layer in its only backward pass, and a global batch of {training.global_batch} takes "
-        "several; give a batch that one microbatch of each data-parallel rank holds, or leave out layerwise"
-    )
 
 
 def check_context_parallel(

@@ -94,9 +94,6 @@ class Trainer:
         )
         if optimizer.layerwise is not None:
             self._engine.gradient_of = optimizer.layerwise.norm_of
-        self._updates_early = optimizer.layerwise is not None or (
-            self._engine.offload is not None and options.clip_norm is None and self._engine.loss_scale is None
-        )
         self._trainee = Trainee(
             self._engine.model_parts,
             optimizer,
@@ -388,9 +385,10 @@ class Trainer:
         scale = self._engine.loss_scale
         if math.isfinite(loss) and (math.isfinite(gradient_norm) or (scale and scale.value >= SMALLEST_SCALE)):
             return
-        kept = (
-            "the newest checkpoint is whole" if self._updates_early else "the parameters are those of the step before"
-        )
+        # the update may have begun: without clipping that of the host, and layer by layer every one
+        early = self._engine.offload is not None and self._options.clip_norm is None and scale is None
+        early = early or self._trainee.optimizer.layerwise is not None
+        kept = "the newest checkpoint is whole" if early else "the parameters are those of the step before"
         if scale is not None and math.isfinite(loss):
             said = f"gradients are not finite in fp16 at any loss scale down to {SMALLEST_SCALE:g}"
         else:

@@ -12,17 +12,16 @@ import numpy as np
 
 from shardwright.base import Array, IntArray, SpecError, distinct, divisors
 from shardwright.costmodel import (
+    can_update,
     check_context_parallel,
     check_expert_parallel,
     check_layer_counts,
     check_sequence,
     check_tensor_parallel,
     check_trainable,
-    layerwise_alone,
     loses_errors,
-    off_device,
-    one_microbatch,
     why_not_agree,
+    why_not_updated,
 )
 from shardwright.specs import (
     COLUMNS,
@@ -88,16 +87,10 @@ def enumerate_space(
     except SpecError as reason:
         wider = refusals.limited_too_far(fixed, lambda choices: _enumerated(model, cluster, training, choices).column)
         raise (SpecError(wider) if wider else reason) from None
-    updated = space.updated_by(training.method)
-    if not len(updated):
-        raise SpecError(_why_not_updated(space, training))
-    return updated
-
-
-def _why_not_updated(space: Space, training: TrainingSpec) -> str:
-    if not training.method.layerwise:
-        return off_device(training)
-    return (one_microbatch if (space.base.microbatches > 1).all() else layerwise_alone)(training)
+    updated = can_update(training.method, space.base)
+    if not updated.any():
+        raise SpecError(why_not_updated(training, space.base))
+    return space if updated.all() else space.only(np.flatnonzero(updated[space.base_index]))
 
 
 def _enumerated(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Space:

@@ -21,7 +21,6 @@ from shardwright.specs import (
     VOCABULARY,
     Candidates,
     ClusterSpec,
-    Optimizer,
     RecomputePolicy,
     ScheduleName,
     Strategy,
@@ -96,18 +95,6 @@ class Space:
     def spread(self) -> Array:
         """(N,): whether all ranks of the pipeline share embedding and head."""
         return np.asarray(self.vocabulary_parallel != VOCABULARY.index("none"))
-
-    def updated_by(self, method: Optimizer) -> "Space":
-        """Return the entries that the optimizer can update: with its state on the device; layerwise in one microbatch, without a pipeline and
-        approximate agreement, and with whole matrices on each rank where the method needs them."""
-        base = self.base
-        left = (base.offload_optimizer > 0) & (not method.may_leave_device)
-        if method.layerwise:
-            split = (base.tp * base.shards > 1) & method.whole_matrix
-            left = left | (base.microbatches > 1) | (base.pp > 1) | base.approximates | split
-        if not left.any():
-            return self
-        return self.only(np.flatnonzero(~left[self.base_index]))
 
     def only(self, entries: IntArray) -> "Space":
         """Return `entries` (A,) in their order, with the candidates that they need."""

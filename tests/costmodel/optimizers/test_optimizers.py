@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from shardwright.base.errors import SpecError
-from shardwright.costmodel.checks import check_optimizer
 from shardwright.costmodel.optimizers import (
     deal,
     factor_seconds,
@@ -17,6 +16,7 @@ from shardwright.costmodel.optimizers import (
     moved_bytes_per_element,
     work_of,
 )
+from shardwright.costmodel.optimizers.checks import check_optimizer
 from shardwright.costmodel.optimizers.matrices import Matrix
 from shardwright.costmodel.tables.build import build_tables
 from shardwright.costmodel.tables.cost_tables import CostTables

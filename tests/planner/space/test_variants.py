@@ -235,3 +235,22 @@ def test_modules_need_software_that_names_them() -> None:
         SpecError, match="names no modules to recompute; leave out --recompute-modules auto, or choose shardwright, meg"
     ):
         training_variants(_MODEL, load_cluster("h100-sxm:8"), training, OpenChoices(recompute_modules=True))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "choice", "told"),
+    [
+        ("adamw8bit:layerwise=1", {"offload_optimizer": 1}, "has no update off the device"),
+        ("adamw8bit:layerwise=1", {"pp": 2}, "does not go with pp and approximate sync; leave out"),
+        ("galore:layerwise=1", {"tp": 2}, "nor with matrices that tp or ZeRO splits"),
+        ("adamw8bit:layerwise=1", {"micro_batch": 1}, "takes several"),
+        ("muon", {"offload_optimizer": 1}, "has no update off the device"),
+    ],
+)
+def test_what_the_optimizer_cannot_update_is_left_out_and_told(
+    optimizer: str, choice: dict[str, int], told: str
+) -> None:
+    model, cluster = small_model(layers=8, hidden=1024), round_cluster(nodes=1, devices_per_node=4)
+    given = TrainingSpec.parse({"seq_len": 128, "global_batch": 16, "optimizer": optimizer}, source="test")
+    with pytest.raises(SpecError, match=told):
+        search(model, cluster, given, fixed=Fixed.parse(choice, source="test"))
