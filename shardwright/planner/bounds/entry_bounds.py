@@ -92,9 +92,8 @@ def _simple_bounds(
     total, common = seconds.of_model(whole), int(whole.argmax())
     busiest = -(-whole[common] // base.pp) * seconds.layers[:, common]
     work = base.microbatches * np.maximum(busiest, total / base.pp)
-    alive = np.where(
-        base.by_chunk == 1, base.microbatches, 1
-    )  # chunk by chunk all forwards come before the first backward
+    # chunk by chunk all forwards come before the first backward
+    alive = np.where(base.by_chunk == 1, base.microbatches, 1)
     fits = static.of_model(whole) + alive * (kept.layers @ whole) <= room_bytes * base.pp
     first = np.stack([total, total - weight_gradient.of_model(whole)])
     return np.where(fits, np.maximum(first, work), np.inf)
