@@ -17,8 +17,9 @@ from .options import EXIT_INFEASIBLE, epilog
 
 __all__ = ["app", "main"]
 
-_SAY_WHAT_NOBODY_ASKED = ("torchao", "torch.utils._pytree")
-"""transformers imports torchao where it is installed. That warns of kernels for other releases of torch, and has torch warn of its classes."""
+_NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
+"""Loggers whose warnings say nothing of a command: transformers imports torchao where it is installed, which warns of kernels for other
+releases of torch, and torch then warns of its classes."""
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
@@ -71,7 +72,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal or a file in ASCII has no box lines and no µ
             stream.reconfigure(errors="replace")
     warnings.formatwarning = _one_line
-    for package in _SAY_WHAT_NOBODY_ASKED:
+    for package in _NOISY_LOGGERS:
         logging.getLogger(package).setLevel(logging.ERROR)
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
