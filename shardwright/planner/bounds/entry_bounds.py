@@ -32,8 +32,8 @@ import numpy as np
 from shardwright.base import Array, IntArray
 from shardwright.costmodel.pipeline import waiting_microbatches
 from shardwright.costmodel.tables import Rows
-from shardwright.planner.space import BY_CHUNK, SCHEDULES, LayerRanges, Space, SpaceCosts, chunk_sizes
-from shardwright.specs import VOCABULARY, Candidates, by_rank
+from shardwright.planner.space import SCHEDULES, LayerRanges, Space, SpaceCosts, chunk_sizes
+from shardwright.specs import VOCABULARY, Candidates, ScheduleName, by_rank
 
 from .interleaved import InterleavedBounds
 from .layer_floor import LayerFloor
@@ -116,9 +116,9 @@ def lower_bounds(
     base_index, chunk_counts = space.base_index[chosen], space.stages_per_rank[chosen]
     depths = space.base.pp[base_index]
     spread = space.spread[chosen]
-    by_chunk = np.isin(space.schedule[chosen], BY_CHUNK)
-    shape = 8 * (depths * (1 + space.stages_per_rank.max()) + chunk_counts) + 4 * by_chunk
-    shape = shape + 2 * space.splits[chosen] + spread
+    # only schedules that split the backward have bounds of their own for each number of stages on a rank
+    alike = np.where(space.splits[chosen], chunk_counts, _several(chunk_counts))
+    shape = 4 * (depths * (1 + space.stages_per_rank.max()) + alike) + 2 * space.splits[chosen] + spread
     shapes, shape_of = np.unique(shape, return_inverse=True)
     for index in range(len(shapes)):
         places = np.flatnonzero(shape_of == index)
@@ -130,7 +130,7 @@ def lower_bounds(
             costs.room_bytes[bases],
             ranges,
             runs,
-            on_ranks=_classes_of_ranks(space, ranges, int(entries[0]), pp, chunks),
+            on_ranks=_classes_of_ranks(space, ranges, entries, pp),
             spread=bool(spread[places[0]]),
         )
         optimizer = floor.whole_sum(floor.rows.optimizer) / pp
@@ -139,21 +139,33 @@ def lower_bounds(
             floor = replace(floor, folded=chunks > 1)
             path = SplitBounds(costs, ranges, floor, entries, pp, chunks).bounds(limit)
         elif chunks > 1:
-            name = space.schedule_name(int(entries[0]))
-            path = InterleavedBounds(costs, ranges, floor, entries, name, pp, chunks).bounds(limit)
+            path = InterleavedBounds(costs, ranges, floor, entries, pp).bounds(limit)
         else:
             path = _FlatBounds(costs, ranges, floor, entries, pp).bounds(limit)
         bounds[places] = path + optimizer
     return bounds
 
 
-def _classes_of_ranks(space: Space, ranges: LayerRanges, entry: int, pp: int, chunks: int) -> Array | None:
-    """(P, K): the classes of which each rank may hold layers, None where each may hold all."""
+def _several(chunk_counts: IntArray) -> IntArray:
+    """(A,): the next power of two: arrays of entries with fewer stages on a rank are filled up with empty ones."""
+    return np.asarray(1 << np.ceil(np.log2(chunk_counts)).astype(np.int64))
+
+
+def _classes_of_ranks(space: Space, ranges: LayerRanges, entries: IntArray, pp: int) -> Array | None:
+    """(E, P, K): the classes of which each rank may hold layers, None where each may hold all."""
     if ranges.counts.shape[1] == 1 or pp == 1:
         return None
+    kinds = np.stack([space.schedule[entries], space.stages_per_rank[entries]])
+    distinct, place = np.unique(kinds, axis=1, return_inverse=True)
+    found = [_classes_of_schedule(space, ranges, SCHEDULES[kind], pp, chunks) for kind, chunks in distinct.T.tolist()]
+    return np.stack(found)[place]
+
+
+def _classes_of_schedule(space: Space, ranges: LayerRanges, name: ScheduleName, pp: int, chunks: int) -> Array:
+    """(P, K): the classes of which each rank may hold layers."""
     sizes = chunk_sizes(ranges.layer_count, pp, chunks, space.even_stages)
     of_stages = ranges.classes_within(sizes.fewest.T.reshape(-1), sizes.most.T.reshape(-1))
-    found = by_rank(space.schedule_name(entry), pp, of_stages.T.astype(int)).max(axis=-2).T > 0
+    found = by_rank(name, pp, of_stages.T.astype(int)).max(axis=-2).T > 0
     return np.asarray(found | ~found.any(axis=1, keepdims=True))  # a rank without layers counts as any other
 
 

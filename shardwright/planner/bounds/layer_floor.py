@@ -17,7 +17,7 @@ class LayerFloor:
     `units` (E, K) weighs a layer of each class where a bound counts layers; None weighs every layer as 1. Any units
     give a valid bound: the ranks must hold all units of the model, and each unit costs at least the minimum over
     classes. Units in proportion to a cost make the minimum of that cost exact and those of the other costs looser.
-    `on_ranks` (P, K): the classes of which a rank may hold layers; None where each may hold all. Minima over classes are then those
+    `on_ranks` (E, P, K): the classes of which a rank may hold layers; None where each may hold all. Minima over classes are then those
     of each rank, (E, P); otherwise they are (E, 1). `folded`: the last stage lies on the first rank, with the head, as in a V. `spread`: all stages share embedding and head.
     """
 
@@ -34,8 +34,10 @@ class LayerFloor:
 
     def __getitem__(self, entries: IntArray) -> "LayerFloor":
         """Return the floor of some of the entries."""
-        units = None if self.units is None else self.units[entries]
-        return replace(self, rows=self.rows[entries], room_bytes=self.room_bytes[entries], units=units)
+        units, on_ranks = (None if each is None else each[entries] for each in (self.units, self.on_ranks))
+        return replace(
+            self, rows=self.rows[entries], room_bytes=self.room_bytes[entries], units=units, on_ranks=on_ranks
+        )
 
     @property
     def classes(self) -> int:
@@ -93,8 +95,8 @@ class LayerFloor:
         less = each[:, None] * self.ranges.lengths - values @ self.ranges.counts.T
         return each, np.asarray(less.max(axis=1))
 
-    def range_seconds(self, numbers: IntArray, ranges: int) -> Array:
-        """(E, P, J): lower bound on the time of `numbers` (P, J) of layers in `ranges` ranges of a rank for one microbatch."""
+    def range_seconds(self, numbers: IntArray, ranges: IntArray) -> Array:
+        """(E, P, J): lower bound on the time of `numbers` (E, P, J) of layers in `ranges` (E, 1, 1) ranges of a rank for one microbatch."""
         each, less = (part[:, None, None] for part in self.mean_line(self.row_seconds.layers))
         cheapest = self.lowest(self.row_seconds.layers)[..., None] * numbers
         return np.asarray(np.maximum(cheapest, each * numbers - ranges * less))

@@ -193,11 +193,16 @@ class SplitBounds:
         low = np.minimum(np.where(np.isfinite(least), least, 0.0), high)
         high = np.maximum(low, np.minimum(high, limit))
 
-        def hold_all(seconds: Array) -> Array:
-            return np.asarray(self._held(seconds).sum(axis=1) >= layers)
+        low = np.where(self._hold_all(high), low, high)
+        left = np.flatnonzero(enough & (low < high))
+        if len(left):
+            of_left = replace(self, floor=self.floor[left], entries=self.entries[left])
+            low[left] = least_that_holds(of_left._hold_all, low[left], high[left])
+        return np.where(enough, low, np.inf)
 
-        low = np.where(hold_all(high), low, high)
-        return np.where(enough, least_that_holds(hold_all, low, high), np.inf)
+    def _hold_all(self, seconds: Array) -> Array:
+        """(E,): whether the ranks hold all layers in `seconds` (E,)."""
+        return np.asarray(self._held(seconds).sum(axis=1) >= self._layers)
 
     def _held(self, seconds: Array) -> Array:
         """(E, P): the most layers of each rank in `seconds` (E,); below zero where a rank can't hold its fewest."""

@@ -18,10 +18,10 @@ from shardwright.planner.stages import EntrySolver
 _ROUNDING = 1e-9
 _TINY = 1e-300
 _FIRST_PRICED = 16384
-_FIRST_SHARPENED = 2048
-_GROWTH = 4
-# To sharpen fewer takes hardly less time.
-_SHARPENED_AT_ONCE = 1024
+_GROWTH = 8
+SHARPENED_AT_ONCE = 1024
+"""To sharpen fewer entries takes hardly less time."""
+_FEW = 4 * SHARPENED_AT_ONCE
 _MUCH_LOWER = 0.9
 
 
@@ -59,13 +59,17 @@ class OpenEntries:
 
     def lowest_below(self, seconds: float, most: int) -> IntArray:
         """Return the entries of the lowest sharp bounds below `seconds`, at most so many. No others are sharpened than it takes."""
-        near, width = self.within(seconds), max(most, _SHARPENED_AT_ONCE)
+        near, width = self.within(seconds), max(most, SHARPENED_AT_ONCE)
         while True:
             near = near[self.bounds[near] < seconds]
             near = near[np.argsort(self.bounds[near], kind="stable")]
             if self.sharp[near[:most]].all():
                 return near[:most]
             self.sharpen(near[:width], seconds)
+            sharp = near[self.sharp[near]]
+            if len(sharp) >= most:  # no entry above the last of these is among the lowest
+                last = float(np.partition(self.bounds[sharp], most - 1)[most - 1])
+                seconds = min(seconds, np.nextafter(last, np.inf))
             width *= _GROWTH
 
     def bound(self, entry: int) -> float:
@@ -86,7 +90,7 @@ class OpenEntries:
 
         After each sharpening an entry that may lower the limit by much comes out of turn: a plan rules out most of the others.
         """
-        done, priced, sharpened = np.zeros(len(self.bounds), dtype=bool), _FIRST_PRICED, _FIRST_SHARPENED
+        done, priced, sharpened = np.zeros(len(self.bounds), dtype=bool), _FIRST_PRICED, SHARPENED_AT_ONCE
         while True:
             left = np.flatnonzero(self.chosen & ~done & (self.bounds < limit()) & np.isfinite(self.bounds))
             left = left[self._order(left)]
@@ -103,9 +107,11 @@ class OpenEntries:
                 if not self.sharp[entry]:
                     blunt = left[place:]
                     blunt = blunt[self.quick[blunt] & ~self.sharp[blunt] & (self.bounds[blunt] < limit())]
-                    blunt = (self._cheap_first(blunt) if np.isinf(limit()) else blunt)[:sharpened]
+                    if np.isinf(limit()):
+                        blunt = self._cheap_first(blunt)[:SHARPENED_AT_ONCE]
+                    elif len(blunt) > _FEW:
+                        blunt, sharpened = blunt[:sharpened], sharpened * _GROWTH
                     self.sharpen(blunt, limit())
-                    sharpened *= _GROWTH
                     for first in self._out_of_turn(blunt, limit()):
                         done[first] = True
                         yield int(first)
@@ -131,10 +137,7 @@ class OpenEntries:
         return entries[plain] if plain.any() else entries
 
     def _out_of_turn(self, entries: IntArray, limit_seconds: float) -> IntArray:
-        """Return the entry of the lowest bound: of all `entries` as long as there is no limit, later of those with one stage on
-        each rank, which are solved in milliseconds, and only if that may lower the limit by much."""
-        if np.isfinite(limit_seconds):
-            entries = entries[self.solver.costs.space.plain[entries]]
+        """Return the entry (1,) of the lowest bound if that may lower the limit by much, or none."""
         worth_it = np.isfinite(self.bounds[entries]) & (self.bounds[entries] < limit_seconds * _MUCH_LOWER)
         entries = entries[worth_it]
         return entries[self.bounds[entries].argsort(kind="stable")[:1]]

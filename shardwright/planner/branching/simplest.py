@@ -15,7 +15,7 @@ from shardwright.planner.space import Space, changed
 from shardwright.specs import POLICIES
 
 from .branch_and_bound import BranchAndBound
-from .open_entries import OpenEntries
+from .open_entries import SHARPENED_AT_ONCE, OpenEntries
 from .portfolio import OFFLOADS, Found, Portfolio, Variant
 
 _AXES = ("pp", "cp", "tp")
@@ -42,7 +42,12 @@ def simplest(
     assert portfolio.best is not None
     best, shares = portfolio.best, (tolerance, tolerance if of_other_axes is None else of_other_axes)
     own = int(_kinds(best.variant.run.space)[best.solved.entry])
-    near = [_near(variant.run, best.solved.step_seconds * (1 + max(shares)), own) for variant in portfolio.every]
+    all_near = best.solved.step_seconds * (1 + max(shares))
+    near = [_near(variant.run, all_near, own) for variant in portfolio.every]
+    for variant, kinds in zip(portfolio.every, near, strict=True):
+        every = np.concatenate([np.zeros(0, dtype=np.int64), *kinds.values()])
+        if len(every) <= SHARPENED_AT_ONCE:
+            variant.run.entries.sharpen(every, all_near * (1 + _ROUNDING))
     for kind in sorted({kind for kinds in near for kind in kinds}):
         most = best.solved.step_seconds * (1 + shares[_axes(kind) < _axes(own)])
         open_entries: dict[int, list[tuple[Variant, IntArray]]] = {}

@@ -82,7 +82,7 @@ class TestOnDemand:
 
 @pytest.mark.parametrize("most", [1, 7, 64])
 def test_the_lowest_are_those_of_all_sharp_bounds(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_entries, "_SHARPENED_AT_ONCE", 8)
+    monkeypatch.setattr(open_entries, "SHARPENED_AT_ONCE", 8)
     solver = _solver(3)
     every = OpenEntries.of(solver)
     every.sharpen(np.arange(len(every.bounds)))
