@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .options import console, note, print_json
+from .plans import explained, print_dry_run, traced
 
 if TYPE_CHECKING:
     from shardwright.costmodel.phases import PhasesFile, Switch
@@ -71,8 +72,6 @@ def explain_phases(path: Path, given: Mapping[str, Any]) -> None:
     from shardwright.reports.plan import measured_phases_table, phases_notes
     from shardwright.specs import read_measurement
 
-    from .explain import explained
-
     _refuse_for_one_plan(path, given, ("report", "pipeline_layout", "step_noise"))
     file = _read(path, given["profile"])
     measured = read_measurement(given["measurement"]) if given["measurement"] else None
@@ -125,8 +124,6 @@ def dry_phases(path: Path, ranks: list[int] | None, *, as_json: bool) -> None:
     """Make the dry run of each phase."""
     from shardwright.base import SpecError
     from shardwright.costmodel.phases import read_phases_file
-
-    from .run import print_dry_run, traced
 
     found = []
     for number, phase in enumerate(read_phases_file(path).phases, start=1):

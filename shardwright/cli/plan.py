@@ -77,7 +77,7 @@ from .options import (
     refuse_existing,
 )
 from .phases import plan_phases
-from .plan_output import parameter_counts, print_plan
+from .plans import parameter_counts, print_plan
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile

@@ -10,12 +10,11 @@ import typer
 
 from .options import JsonOption, PlanArgument, console, needs_torch, print_json, refuse_existing
 from .phases import dry_phases
-from .plan_output import write_json
+from .plans import given_ranks, print_dry_run, traced, write_json
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
     from shardwright.reports.traces import OffSpan
-    from shardwright.specs import DryRun
 
 _WEIGHT = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
@@ -298,7 +297,7 @@ def _trace(plan_path: Path, given: str | None, others: Mapping[str, bool], *, as
     for name, is_given in others.items():
         if is_given:
             raise SpecError(f"--dry {_NOT_DRY[name]}; leave out {name}")
-    ranks = _ranks(given)
+    ranks = given_ranks(given)
     if is_phases_file(plan_path):
         dry_phases(plan_path, ranks, as_json=as_json)
         return
@@ -307,37 +306,3 @@ def _trace(plan_path: Path, given: str | None, others: Mapping[str, bool], *, as
         print_json(found.model_dump(mode="json"))
     else:
         print_dry_run(found)
-
-
-def traced(plan_file: "PlanFile", ranks: list[int] | None) -> "DryRun":
-    """Trace a step of a plan.
-
-    Raises:
-        SpecError: the executor does not run the plan, or torch is not installed.
-    """
-    try:
-        from shardwright.executor.dry import dry_run
-    except ModuleNotFoundError as missing:
-        raise needs_torch("a dry run", missing) from None
-    return dry_run(plan_file, ranks)
-
-
-def print_dry_run(found: "DryRun") -> None:
-    """Print a table for each traced rank, and what is counted otherwise."""
-    from shardwright.reports.plan import traced_notes, traced_table
-
-    for rank in found.ranks:
-        console().print(traced_table(found, rank))
-    for note in traced_notes(found):
-        typer.echo(note)
-
-
-def _ranks(given: str | None) -> list[int] | None:
-    from shardwright.base import SpecError
-
-    if given is None:
-        return None
-    parts = [part.strip() for part in given.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise SpecError(f"--dry-ranks '{given}' is no list of ranks; give numbers like 0,5")
-    return [int(part) for part in parts]

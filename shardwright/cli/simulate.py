@@ -18,7 +18,7 @@ from .options import (
     refuse_existing,
     tell_what_lacks,
 )
-from .plan_output import write_json
+from .plans import write_json
 
 
 def simulate(

@@ -18,7 +18,7 @@ from .plan_summary import job_title, labelled_text, summary_lines
 SCHEMA_VERSION: Literal[1] = 1
 PHASES_KIND: Literal["shardwright-phases"] = "shardwright-phases"
 """The kind of a file that holds several plan files (`phases/`)."""
-_PHASE = re.compile(r"(.+):([0-9]{1,18})", re.DOTALL)
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class PlanFile(Spec):
@@ -96,11 +96,19 @@ def read_plan_file(path: Path) -> PlanFile:
 
 
 def phase_of(path: Path) -> tuple[Path, int | None]:
-    """Return the file and the number of the phase that `phases.json:2` names. What exists under the whole name, colon and all, is a file."""
-    named = _PHASE.fullmatch(str(path))
-    if named is None or path.exists():
+    """Return the file and the number of the phase that `phases.json:2` names. What exists under the whole name, colon and all, is a file.
+
+    Raises:
+        SpecError: what follows the colon after a file that exists is no number.
+    """
+    file, _, number = str(path).rpartition(":")
+    if not file or path.exists():
         return path, None
-    return Path(named[1]), int(named[2])
+    if _NUMBER.fullmatch(number):
+        return Path(file), int(number)
+    if Path(file).is_file():
+        raise SpecError(f"{path}: '{number}' is no number of a phase; name one such as {file}:1")
+    return path, None
 
 
 def _phase(data: dict[str, Any], file: Path, number: int | None) -> object:

@@ -1,6 +1,7 @@
 """Every target by name, and which of them a file is for."""
 
 import json
+import re
 from pathlib import Path
 
 from shardwright.base import SpecError, nearest
@@ -22,9 +23,21 @@ def named_target(name: str, others: tuple[str, ...] = ()) -> Target:
     return TARGETS[name]
 
 
+_PHASES = re.compile(r"^\s*\[\[\s*phases\s*\]\]", re.MULTILINE)
+
+
 def target_of(text: str, path: Path) -> Target:
-    """Return the target that a file is for, by its form and its first keys."""
+    """Return the target that a file is for, by its form and its first keys.
+
+    Raises:
+        SpecError: it holds phases to plan.
+    """
     if path.suffix == ".toml":
+        if _PHASES.search(text):
+            make = f"'shardwright plan MODEL --cluster CLUSTER --phases {path.name} --out phases.json'"
+            raise SpecError(
+                f"{path}: holds phases without plans; write their plans with {make}, and name one as phases.json:1"
+            )
         return TORCHTITAN
     if path.suffix == ".json" or text.lstrip().startswith("{"):
         return ACCELERATE if "distributed_type" in _keys_of(text) else DEEPSPEED

@@ -183,6 +183,7 @@ def test_commands_for_one_plan_take_a_phase(command: Command, small: Path, comma
     assert_one_line(command(*words(str(small))), f"{small}:1")
     assert command(*words(f"{small}:2")).code == 0
     assert_one_line(command(*words(f"{small}:3")), "has no phase 3", "1 to 2")
+    assert_one_line(command(*words(f"{small}:x")), "'x' is no number of a phase", f"{small.name}:1")
 
 
 @pytest.mark.parametrize("option", [("--report", "page.html"), ("--pipeline-layout", "Et|tL"), ("--step-noise", "0.1")])
@@ -208,6 +209,6 @@ def test_an_output_never_replaces_the_phases(command: Command, small: Path) -> N
     assert_one_line(command("simulate", f"{small}:1", "--trace", small, "--force"), "is read by this command")
 
 
-@pytest.mark.parametrize("command_line", [("explain",), ("run",), ("simulate",), ("launch", "--torchrun")])
+@pytest.mark.parametrize("command_line", [("explain",), ("run",), ("simulate",), ("import",), ("launch", "--torchrun")])
 def test_what_a_user_writes_is_no_plan_yet(command: Command, file: Path, command_line: tuple[str, ...]) -> None:
     assert_one_line(command(command_line[0], file, *command_line[1:]), f"--phases {file.name} --out phases.json")

@@ -1,9 +1,9 @@
-"""What `plan` and `explain` both print and write of a plan."""
+"""What commands print and write of a plan."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import console
+from shardwright.cli.options import console
 
 if TYPE_CHECKING:
     from shardwright.costmodel import PlanFile
