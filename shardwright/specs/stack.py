@@ -28,7 +28,7 @@ from .schedules import ScheduleName
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 from .trainable import BaseFormat
 
-SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise"]
+SelectiveRecompute = Literal["attention-core", "alternate-matmuls", "elementwise", "all-but-weight-matmuls"]
 AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
 StageOutputs = Literal["released", "logits", "all"]
 MergedResults = Literal["fp32", "fp32-in-rings", "fused"]
@@ -160,8 +160,10 @@ class Stack(Spec):
         unsettled: its runs vary for reasons that no plan shows, so that an estimate is less sure.
         pads_vocabulary: the vocabulary is padded so that a rank holds a multiple of 128 words.
         dropout: dropout after both sublayers; its masks are kept.
+        embeds_by_matmul: the embedding is a matmul of one-hot rows, one for each token, with the table; otherwise a gather.
         selective: what selective recompute repeats: the attention core (scores and softmax, Korthikanti et al. 2022), every
-            second matmul and all that is no matmul (torchtitan), or only what is no matmul (MaxText's minimal_flash).
+            second matmul and all that is no matmul (torchtitan), only what is no matmul (MaxText's minimal_flash), or that
+            and the attention core (JAX's dots_with_no_batch_dims_saveable).
         recompute_modules: those that a job may name for selective recompute to repeat, by Megatron-Core's names.
         transformers_layers: layers run as transformers writes them, in eager PyTorch. What autograd saves of them is counted
             tensor by tensor (costmodel/layers/saved).
@@ -274,6 +276,7 @@ class Stack(Spec):
     shard_network_fraction: PositiveFloat = 1.0
     keeps_gradient_buffer: bool = False
     dropout: bool = False
+    embeds_by_matmul: bool = False
     unsettled: bool = False
     pads_vocabulary: bool = False
     selective: SelectiveRecompute = "attention-core"

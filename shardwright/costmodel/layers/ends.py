@@ -29,7 +29,7 @@ class EndWork:
     frame: WorkFrame
 
     def embedding(self) -> RowWork:
-        """Token and position embedding: the forward is a gather, the backward a dense gradient."""
+        """Token and position embedding: the forward is a gather, the backward a dense gradient, or both are matmuls."""
         hidden_bytes = self.frame.hidden_bytes
         parameters = self.frame.local_parameters(self.frame.model.embedding_parameters())
         gather = self.frame.times.operator_seconds
@@ -38,9 +38,13 @@ class EndWork:
         trained = self.frame.training.trainable.trains_embedding
         backward = trained * gather("embedding", parameters + tokens_given, table_bytes, backward=True)
         kept = 8.0 * self.frame.tokens * trained
+        look_up = gather("embedding", tokens_given, 2 * hidden_bytes)
+        if self.frame.stack.embeds_by_matmul:
+            look_up, backward, one_hot_bytes = self._one_hot(trained)
+            kept = kept + one_hot_bytes
         forward, back = self._counted.embedding if self._counted else self._pair
         return self._end(
-            forward=gather("embedding", tokens_given, 2 * hidden_bytes),
+            forward=look_up,
             backward=backward,
             weight_gradient=backward,
             parameters=parameters,
@@ -50,6 +54,16 @@ class EndWork:
             trained=trained,
             exchanges=(forward, trained * back),
         )
+
+    def _one_hot(self, trained: bool) -> tuple[Array, Array, Array]:
+        """Seconds of an embedding by matmul, forward and backward, and the bytes of its one-hot rows (tokens, vocabulary), which
+        are written once and read by both matmuls."""
+        frame = self.frame
+        words = frame.model.vocab_size / np.asarray(frame.candidates.tp)
+        matmuls = [operators.Matmul(frame.tokens, words, frame.model.hidden_size)]
+        linear, one_hot_bytes = replace(frame.plain, trained=trained), frame.element_bytes * frame.tokens * words
+        forward = frame.times.memory_bound_seconds(one_hot_bytes) + linear.forward_seconds(matmuls)
+        return forward, linear.weight_gradient_seconds(matmuls) * trained, one_hot_bytes * trained
 
     def head(self) -> RowWork:
         """Final norm, LM head and loss, all pieces of it one after the other. A tied embedding counts a second time where

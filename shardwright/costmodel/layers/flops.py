@@ -116,7 +116,7 @@ def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, poli
     chosen = selection(block, training, model.hidden_size, training.seq_len, 1, 1)
     if chosen is None:
         return core * (training.attention == "unfused")
-    return float(sum(matmul.flops for matmul in chosen.repeated))
+    return float(sum(matmul.flops for matmul in chosen.repeated)) + core * chosen.core
 
 
 def _forward_flops(

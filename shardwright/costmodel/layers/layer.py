@@ -459,7 +459,8 @@ class LayerWork:
             matmuls = linear.forward_seconds(self._selection.repeated)
             # reduced outputs are kept
             gathers = self._exposed(self._collectives.forward / 2, matmuls)
-            return _Repeated(matmuls + self._memory_bound.forward, full, gathers=gathers)
+            again = matmuls + self._memory_bound.forward + self._core.forward * self._selection.core
+            return _Repeated(again, full, gathers=gathers)
         # a fused kernel never keeps the scores, so there is nothing to repeat
         scores = self._core.forward if frame.training.attention == "unfused" else np.zeros_like(full)
         return _Repeated(scores, full, gathers=np.zeros_like(full))

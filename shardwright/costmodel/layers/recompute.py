@@ -28,10 +28,11 @@ _ACTIVATIONS = ("activation", "gated_activation", "eager_gated_activation")
 
 class Selection(NamedTuple):
     """`repeated`: matmuls that the backward pass computes again. `kept_bytes`:
-    bytes per token beside the layer's input."""
+    bytes per token beside the layer's input. `core`: the attention core is computed again, too."""
 
     repeated: list[Matmul]
     kept_bytes: Array
+    core: bool = False
 
 
 def selection(
@@ -45,7 +46,7 @@ def selection(
 ) -> Selection | None:
     """Return the selection of the stack, or None where only the attention core is repeated.
 
-    "elementwise" keeps the output of every matmul and of the attention kernel. "alternate-matmuls" keeps that of the
+    "elementwise" keeps the output of every matmul and of the attention kernel, "all-but-weight-matmuls" of every weight matmul. "alternate-matmuls" keeps that of the
     attention kernel and of every second matmul, in the order in which they run. With separate projections q, k, v,
     output, gate, up, down it keeps q, v, gate and down; it repeats k, output and up (torchtitan, `_save_list` and its
     counter). No backward pass reads the output of the last one, down. An eager stack caches it all the same; a compiled
@@ -63,6 +64,8 @@ def selection(
         *ffn_matmuls(block, hidden, tokens, tp, experts, joined=joined),
     ]
     kept = [_output_elements(matmul, hidden, tokens, sequence_split) for matmul in matmuls]
+    if stack.selective == "all-but-weight-matmuls":
+        return Selection([], np.asarray(element * sum(kept, np.zeros_like(core))), core=True)
     if stack.selective == "elementwise":
         return Selection([], core + element * sum(kept, np.zeros_like(core)))
     read = kept[0::2] if stack.keeps_unread else kept[:-1][0::2]

@@ -22,6 +22,8 @@ from .stack import ZERO3, Software, software_of_row
 from .trainable import trainable_of_row, trains_adapters
 
 _FUSED = r"flash|sdpa|fused|cudnn|xformers|efficient|flex|splash|pallas|triton|\bte\b|\bfa-?[234]\b|transformer ?engine"
+# NVIDIA/JAX-Toolbox, rosetta/projects/pax/xla_flags/gpt-126m.env: --xla_gpu_enable_cudnn_fmha=false
+_TRANSFORMER_ENGINE = re.compile(r"\bTE\b|transformer ?engine", re.IGNORECASE)
 _LIGER = re.compile(r"framework_config=\S*liger|liger(?: kernel)? on|use_liger", re.IGNORECASE)
 _UNFUSED = r"unfused|eager|math|naive|standard|not fused|\bcore\b"
 # Megatron-Core, transformer_config.py: defaults of moe_deepep_num_sms and moe_hybridep_num_sms.
@@ -149,7 +151,7 @@ def _training(row: TableRow, software: Software) -> tuple[TrainingSpec, list[str
     precision, precision_assumptions = precision_of_row(row, software.family)
     if row.seq_len is None or row.global_batch is None:
         raise SkippedRowError("seq_len unknown" if row.seq_len is None else "global_batch unknown")
-    attention, attention_assumptions = _attention(row)
+    attention, attention_assumptions = _attention(row, software.stack)
     trainable, trainable_assumptions = trainable_of_row(row)
     training = TrainingSpec(
         seq_len=row.seq_len,
@@ -207,7 +209,10 @@ def _loss_chunks(row: TableRow) -> int:
     return 1
 
 
-def _attention(row: TableRow) -> tuple[Literal["flash", "unfused"], list[str]]:
+def _attention(row: TableRow, stack: str) -> tuple[Literal["flash", "unfused"], list[str]]:
+    guessed = row.attention is None or "attention" in (row.fields_not_read or "")
+    if stack == "paxml" and guessed and not _TRANSFORMER_ENGINE.search(f"{row.precision} {row.framework}"):
+        return "unfused", ["attention as XLA compiles it: Paxml without Transformer Engine has no fused kernel"]
     if row.attention is None:
         if row.year is not None and row.year < _FIRST_YEAR_OF_FUSED_ATTENTION:
             return "unfused", ["unfused attention, as of its year"]

@@ -56,6 +56,13 @@ def test_elementwise_keeps_every_output_and_repeats_no_matmul() -> None:
     assert found.kept_bytes.item() == CORE + 2 * (HIDDEN + KEY + KEY + HIDDEN + WIDTH + WIDTH + HIDDEN)
 
 
+def test_what_is_no_weight_matmul_is_repeated_with_the_attention_core() -> None:
+    found = selected("paxml")
+    assert (found.repeated, found.core) == ([], True)
+    assert found.kept_bytes.item() == selected("xla").kept_bytes.item() - CORE
+    assert not selected("xla").core
+
+
 def test_unfused_attention_has_no_log_sum_exp() -> None:
     training = TrainingSpec(seq_len=SEQ, global_batch=8, stack="xla", attention="unfused")
     found = selection(LLAMA, training, HIDDEN, TOKENS, 1, 1)

@@ -67,6 +67,18 @@ def test_assumptions_of_every_part_are_kept() -> None:
     assert found.unknown == ("micro batch",)
 
 
+@pytest.mark.parametrize(
+    ("precision", "not_read", "attention"),
+    [("BF16", "attention", "unfused"), ("TE BF16", "attention", "flash"), ("BF16", None, "flash")],
+)
+def test_paxml_has_fused_attention_from_transformer_engine_alone(
+    precision: str, not_read: str | None, attention: str
+) -> None:
+    """Where the table guessed; what its document states stands."""
+    found = run(framework="Paxml", attention="flash", precision=precision, fields_not_read=not_read)
+    assert found.training.attention == attention
+
+
 def test_attention_before_fused_kernels_existed_was_not_fused() -> None:
     found = run(attention=None, year=2021)
     assert found.training.attention == "unfused"

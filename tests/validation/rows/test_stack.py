@@ -61,7 +61,7 @@ from tests.validation.made_up_rows import row
         ("XTuner (DeepSpeed)", {"zero_or_fsdp": "3", "year": 2024}, "DeepSpeed ZeRO-3", "hf-deepspeed"),
         ("ms-swift 2.x", {}, "Hugging Face", "hf-trainer"),
         ("flash-attention training code", {}, "FlashAttention", "flash-attention"),
-        ("Paxml (JAX, NVIDIA Rosetta)", {}, "Paxml, MaxText", "xla"),
+        ("Paxml (JAX, NVIDIA Rosetta)", {}, "Paxml, MaxText", "paxml"),
         ("MaxText (JAX, NVIDIA)", {}, "Paxml, MaxText", "xla"),
     ],
 )
