@@ -38,10 +38,8 @@ _FIGURES = (
     "context_bytes",
 )
 _OPTIONAL = ("matmul_share_by_format", "power_watts", "boost_hz")
-# Their ranks send to neighbours of a torus. A node here joins all its devices alike, and its NICs lead to a fabric.
 _NOT_MODELLED = {
-    "tpu": "the links of TPUs form a torus, which is not modelled",
-    "trainium": "the links of Trainium form a torus, which is not modelled",
+    "trainium": "the links of Trainium form a torus beside a switch, which is not modelled",
 }
 _MEMORY_TOLERANCE = 0.06
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import networkx
 
 LinkKind = Literal[
-    "nvlink", "nvswitch", "infinity-fabric", "hccs", "pcie", "infiniband", "roce", "ethernet", "shared-memory"
+    "nvlink", "nvswitch", "infinity-fabric", "hccs", "ici", "pcie", "infiniband", "roce", "ethernet", "shared-memory"
 ]
 NETWORKS: tuple[LinkKind, ...] = ("infiniband", "roce", "ethernet")
 """Kinds of links that the devices of a node share, through its NICs."""
@@ -34,12 +34,14 @@ class Link(Spec):
     """A connection as one device sees it: bytes/s in one direction, and seconds until the first byte arrives.
 
     `meshed`: separate wires join each two devices of a node, so that a device reaches another only with that pair's share.
+    `torus`: the dimensions of the torus in which a device has a link to either neighbour; 0 for no torus. The rate is that of all its links.
     """
 
     kind: LinkKind
     bytes_per_s: Rate
     latency_seconds: Latency
     meshed: bool = False
+    torus: Literal[0, 2, 3] = 0
     source: str = "given by the user"
 
 

@@ -8,14 +8,16 @@ from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 _MUCH = 0.25
 _MOST_CAUSAL = 0.8
+_XLA = ("xla", "paxml")
 _GIVEN = "given by the user"
 
 
 def overlooked(
     model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, plan: Plan, estimate: Estimate
 ) -> list[str]:
-    """Name a sequence beyond the model's positions, documents longer than a sequence, and logits that take much of a memory that is half full or more."""
-    found = []
+    """Name software that a TPU does not run, a sequence beyond the model's positions, documents longer than a sequence, and logits that take much of a
+    memory that is half full or more."""
+    found = _other_software(cluster, training)
     longest = None if model.positions else model.config.get("max_position_embeddings")
     if isinstance(longest, int) and training.seq_len > longest:
         found.append(
@@ -35,6 +37,13 @@ def overlooked(
     if full and fullest.logits > _MUCH * fullest.total and training.loss_chunks == 1:
         found.append(_logits(model, cluster, training, plan, fullest))
     return found
+
+
+def _other_software(cluster: ClusterSpec, training: TrainingSpec) -> list[str]:
+    tpus = [group.device.name for group in cluster.groups if group.intra_node.kind == "ici"]
+    if not tpus or training.stack in _XLA:
+        return []
+    return [f"{tpus[0]} runs what XLA compiles, not stack '{training.stack}'; plan with --stack xla."]
 
 
 def _cut_documents(training: TrainingSpec) -> list[str]:

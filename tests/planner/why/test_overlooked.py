@@ -21,6 +21,17 @@ def _warned(name: str, *, seq_len: int, loss_chunks: int = 1, cp: int = 1) -> li
     return overlooked(model, cluster, training, plan, estimate_plan(model, cluster, training, plan))
 
 
+@pytest.mark.parametrize(
+    ("cluster", "stack", "told"),
+    [("tpu-v4:8", "shardwright", True), ("tpu-v4:8", "xla", False), ("h100-sxm:8", "shardwright", False)],
+)
+def test_a_tpu_runs_xla(cluster: str, stack: str, told: bool) -> None:
+    training = TrainingSpec(seq_len=1024, global_batch=8, stack=stack)
+    job = load_model("llama-3.2-1b"), load_cluster(cluster), training
+    found = search(*job, runners_up=0)
+    assert any("--stack xla" in sentence for sentence in overlooked(*job, found.plan, found.estimate)) == told
+
+
 def test_a_sequence_beyond_the_positions() -> None:
     (found,) = _warned("llama-2-7b", seq_len=8192, loss_chunks=8)
     assert "8,192 tokens is longer than the 4,096 positions of llama-2-7b" in found

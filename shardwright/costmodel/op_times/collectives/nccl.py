@@ -27,6 +27,8 @@ from shardwright.costmodel.op_times.constants import Constants, Value, over
 from shardwright.costmodel.op_times.protocol import CollectiveName
 from shardwright.specs import NodeGroup, RankGroup
 
+from .torus import torus_exchange_share, torus_share, torus_steps
+
 # To the switch and back, once to fetch the sums and once to spread them.
 _SWITCH_STEPS = 4
 
@@ -73,8 +75,10 @@ def reduces_in_switch(node: NodeGroup) -> bool:
 
 
 def meshed_share(node: NodeGroup, ranks_per_node: Number) -> Array:
-    """Return the share of a device's links that reaches the others of its group: 1, except where links join pairs."""
+    """Return the share of a device's links that reaches the others of its group: 1, except where links join pairs or neighbours."""
     ranks_per_node = np.asarray(ranks_per_node, dtype=float)
+    if node.intra_node.torus:
+        return torus_share(node, ranks_per_node)
     if not node.intra_node.meshed or node.devices_per_node == 1:
         return np.ones_like(ranks_per_node)
     return np.asarray(np.maximum(ranks_per_node - 1, 1) / (node.devices_per_node - 1))
@@ -91,7 +95,11 @@ class _Collective:
         self.crosses = self.nodes > 1
         self._sharing = group.sharing
         self._constants = constants
-        self._hop_seconds, self._node_hop_seconds = node.intra_node.latency_seconds, node.nic_latency_seconds
+        self._node, self._hop_seconds, self._node_hop_seconds = (
+            node,
+            node.intra_node.latency_seconds,
+            node.nic_latency_seconds,
+        )
         self._link_bytes_per_s = node.intra_node.bytes_per_s * meshed_share(node, self.per_node)
         shared = node.node_bytes_per_s / among.oversubscription / np.asarray(group.sharing, dtype=float)
         self._inside_bytes_per_s = self._link_bytes_per_s * self._over(constants.nvlink_fraction)
@@ -139,7 +147,7 @@ class _Collective:
         another leave together, so a rank starts with g - 1 neighbours and N - 1 nodes. No message waits for the data of
         another: start + step L + w.
         """
-        inside = (self.per_node - 1) / self.ranks * self.size_bytes / self._inside_bytes_per_s
+        inside = (self.per_node - 1) / self.ranks * self.size_bytes / self._exchanged_bytes_per_s
         leaving = self.per_node * (self.ranks - self.per_node) / self.ranks * self.size_bytes
         hops = (self.per_node - 1) * self._hop_seconds + (self.nodes - 1) * self._node_hop_seconds
         bytes_seconds = np.maximum(inside, leaving / self._outside_bytes_per_s)
@@ -154,7 +162,19 @@ class _Collective:
     @property
     def _hops_around(self) -> Array:
         across = self.nodes - 1
-        return np.asarray((self.ranks - 1 - across) * self._hop_seconds + across * self._node_hop_seconds)
+        inside = self.ranks - 1 - across
+        if self._node.intra_node.torus:
+            inside = self.nodes * torus_steps(self._node, self.per_node)
+        return np.asarray(inside * self._hop_seconds + across * self._node_hop_seconds)
+
+    @property
+    def _exchanged_bytes_per_s(self) -> Array:
+        """Bytes/s that a rank exchanges with all others of its node at once."""
+        links = self._node.intra_node
+        if not links.torus:
+            return np.asarray(self._inside_bytes_per_s)
+        own = links.bytes_per_s * self._over(self._constants.nvlink_fraction)
+        return np.asarray(own * torus_exchange_share(self._node, self.per_node))
 
     @property
     def _tree_hops(self) -> Array:
