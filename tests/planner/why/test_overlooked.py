@@ -5,6 +5,7 @@ import pytest
 from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.evaluate import estimate_plan
+from shardwright.planner import search
 from shardwright.planner.why.overlooked import assumed, overlooked
 from shardwright.specs.mesh import Mesh
 from shardwright.specs.plan import LayerRun, Plan, Stage
