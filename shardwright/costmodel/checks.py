@@ -3,6 +3,7 @@
 import math
 
 from shardwright.base import GIB, InfeasibleError, SpecError, divisors, listed
+from shardwright.costmodel.layers.exchanges import context_of
 from shardwright.costmodel.layers.operators import attention_matmuls, ffn_matmuls
 from shardwright.costmodel.op_times import CALIBRATED, Constants
 from shardwright.costmodel.tables import host_share_bytes, nvme_share_bytes, usable_bytes
@@ -19,7 +20,7 @@ from shardwright.specs import (
     Sync,
     TrainingSpec,
 )
-from shardwright.specs.model import LinearAttention, MixtureOfExperts, ModelSpec
+from shardwright.specs.model import LinearAttention, Mamba2, MixtureOfExperts, ModelSpec
 
 from .optimizers import check_optimizer, check_updates
 
@@ -239,17 +240,7 @@ def check_context_parallel(
         raise SpecError(
             f"cp {cp} does not divide the bias by distance of {model.name} in stack {training.stack}; set cp 1"
         )
-    linear = [block.attention for block in model.layer_classes if isinstance(block.attention, LinearAttention)]
-    exchanged = training.software.runs.linear_context
-    if linear and exchanged is None:
-        raise SpecError(
-            f"cp {cp} does not divide the linear attention of {model.name} in stack {training.stack}; set cp 1"
-        )
-    if exchanged == "heads" and any(each.key_heads % (tp * cp) for each in linear):
-        raise SpecError(
-            f"tp {tp} and cp {cp} together do not divide the {linear[0].key_heads} key heads of the linear attention of {model.name} in "
-            f"stack {training.stack}; set a smaller cp"
-        )
+    _check_linear_context(cp, tp, model, training)
     windows = [getattr(block.attention, "window", None) for block in model.layer_classes]
     window = min((size for size in windows if size and size < training.seq_len), default=None)
     if window and kind in ("ring", "ulysses-ring"):
@@ -275,6 +266,25 @@ def check_context_parallel(
             )
 
 
+def _check_linear_context(cp: int, tp: int, model: ModelSpec, training: TrainingSpec) -> None:
+    """Check that linear attention goes with cp. By heads the ranks of tp and cp share them; Mamba-2 repeats its groups where ranks are more."""
+    for attention in (block.attention for block in model.layer_classes):
+        if not isinstance(attention, LinearAttention):
+            continue
+        exchanged = context_of(attention, training)
+        if exchanged is None:
+            raise SpecError(
+                f"cp {cp} does not divide the linear attention of {model.name} in stack {training.stack}; set cp 1"
+            )
+        repeats = isinstance(attention, Mamba2)
+        what, count = ("heads", attention.heads) if repeats else ("key heads", attention.key_heads)
+        if exchanged == "heads" and count % (tp * cp):
+            raise SpecError(
+                f"tp {tp} and cp {cp} together do not divide the {count} {what} of the linear attention of {model.name} in "
+                f"stack {training.stack}; set a smaller cp"
+            )
+
+
 def ulysses_degrees(tp: int, model: ModelSpec) -> list[int]:
     """Return how many ranks may trade the heads that `tp` leaves on one; KV heads are dealt out, or repeated."""
     heads, kv_heads = _heads_left(tp, model)
@@ -282,9 +292,11 @@ def ulysses_degrees(tp: int, model: ModelSpec) -> list[int]:
 
 
 def _heads_left(tp: int, model: ModelSpec) -> tuple[int, int]:
-    kinds = [block.attention for block in model.layer_classes]
-    kinds = [kind for kind in kinds if not isinstance(kind, LinearAttention)] or kinds  # which has its own exchange
-    heads, kv_heads = (math.gcd(*(getattr(kind, name) // tp for kind in kinds)) for name in ("heads", "kv_heads"))
+    kinds = [block.attention for block in model.layer_classes if block.has_attention]
+    own = [kind for kind in kinds if not isinstance(kind, LinearAttention)]  # which has its own exchange
+    heads, kv_heads = (
+        math.gcd(*(getattr(kind, name) // tp for kind in own or kinds)) for name in ("heads", "kv_heads")
+    )
     return heads, kv_heads
 
 
@@ -345,13 +357,17 @@ def tensor_parallel_sizes(model: ModelSpec, training: TrainingSpec, *, sequence_
     """Return by name the sizes that a tp degree must divide."""
     sizes: dict[str, int] = {}
     for block in model.layer_classes:
-        sizes.setdefault("attention heads", block.attention.heads)
-        sizes.setdefault("KV heads", block.attention.kv_heads)
+        if isinstance(block.attention, LinearAttention):
+            sizes.setdefault("heads of linear attention", block.attention.heads)
+            sizes.setdefault("key heads of linear attention", block.attention.kv_heads)
+        elif block.has_attention:
+            sizes.setdefault("attention heads", block.attention.heads)
+            sizes.setdefault("KV heads", block.attention.kv_heads)
         if isinstance(block.ffn, MixtureOfExperts):
             sizes.setdefault(EXPERT_COLUMNS, block.ffn.expert_width)
             if block.shortcut:
                 sizes.setdefault("feed-forward columns", math.gcd(block.shortcut.width, block.ffn.shared_width))
-        else:
+        elif block.has_ffn:
             sizes.setdefault("feed-forward columns", block.ffn.width)
     if sequence_parallel:
         sizes["tokens of a sequence"] = training.seq_len

@@ -110,7 +110,7 @@ from .spec import (
     parse_document,
     read_document,
 )
-from .stack import OWN_STACK, AttentionKernel, LinearFormat, Stack, named_stack, stack_names
+from .stack import OWN_STACK, AttentionKernel, LinearContext, LinearFormat, Stack, named_stack, stack_names
 from .trainable import FEED_FORWARD_MODULES, MODULE_GROUPS, STORED_BYTES, BaseFormat, Trainable
 from .training import (
     BYTES_PER_ELEMENT,
@@ -174,6 +174,7 @@ __all__ = [
     "LayerCheck",
     "LayerRun",
     "Lengths",
+    "LinearContext",
     "LinearFormat",
     "Link",
     "LinkKind",

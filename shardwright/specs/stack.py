@@ -33,6 +33,7 @@ AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
 StageOutputs = Literal["released", "logits", "all"]
 MergedResults = Literal["fp32", "fp32-in-rings", "fused"]
 RecomputeModule = Literal["core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts"]
+LinearContext = Literal["states", "heads"]
 LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 
 OWN_STACK = "shardwright"
@@ -61,7 +62,7 @@ class Runs(Spec):
     `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `streams_shards`: weights that data-parallel ranks shard
     may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
     attention with which context parallelism does not go. `linear_context`: how the ranks of cp exchange in linear attention, by the state or by heads
-    (costmodel/layers/exchanges/linear.py); None where cp does not go with it. `undivided_families`: families whose layers tensor parallelism does not divide;
+    (costmodel/layers/exchanges/linear.py); None where cp does not go with it; `mamba_context`: the same of Mamba-2. `undivided_families`: families whose layers tensor parallelism does not divide;
     "alibi" for all with a bias by distance. `frozen_formats`: of weights beside adapters; those lower than the compute format are divided over tp, and are of experts too,
     where it `divides_quantized`, but for `unquantized_families`. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
     """
@@ -80,7 +81,8 @@ class Runs(Spec):
     offload_fractions: bool = False
     streams_shards: bool = True
     undivided_attention: tuple[Literal["unfused", "alibi"], ...] = ()
-    linear_context: Literal["states", "heads"] | None = None
+    linear_context: LinearContext | None = None
+    mamba_context: LinearContext | None = None
     undivided_families: tuple[str, ...] = ()
     unspread_families: tuple[str, ...] = ()
     shares_biased_experts: bool = True

@@ -6,7 +6,7 @@ from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory, check_plan
 from shardwright.costmodel.evaluate import estimate_plan
 from shardwright.specs.mesh import Mesh
-from shardwright.specs.model.attention import LinearAttention
+from shardwright.specs.model.linear_attention import GatedDelta
 from shardwright.specs.model.model import BlockRun, ModelSpec
 from shardwright.specs.plan import LayerRun, Plan, Stage
 from shardwright.specs.training import TrainingSpec
@@ -116,7 +116,7 @@ def test_the_own_executor_divides_no_unfused_attention() -> None:
 
 def test_cp_goes_with_linear_attention_where_the_software_passes_states_on() -> None:
     given = small_model()
-    linear = LinearAttention(heads=4, key_heads=2, key_size=16, value_size=16)
+    linear = GatedDelta(heads=4, key_heads=2, key_size=16, value_size=16)
     block = given.blocks[0].block.model_copy(update={"attention": linear})
     model = given.model_copy(update={"blocks": (BlockRun(count=4, block=block),)})
     with pytest.raises(

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from shardwright.specs.model import (
     Block,
     FeedForward,
+    GatedDelta,
     LatentAttention,
-    LinearAttention,
     MixtureOfExperts,
     ModelSpec,
     MultiHeadAttention,
@@ -83,7 +83,7 @@ def read_qwen3_next(config: ConfigReader) -> ModelSpec:
     heads = read_heads(config, hidden_size, heads=16, kv_heads=2, head_size=256)
     bias = config.flag("attention_bias", default=False)
     full = MultiHeadAttention(**heads._asdict(), qkv_bias=bias, output_bias=bias, qk_norm="per_head", output_gate=True)
-    linear = LinearAttention(
+    linear = GatedDelta(
         heads=config.size("linear_num_value_heads", default=32),
         key_heads=config.size("linear_num_key_heads", default=16),
         key_size=config.size("linear_key_head_dim", default=128),

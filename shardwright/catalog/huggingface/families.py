@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from shardwright.base import SpecError
 from shardwright.specs.model import ModelSpec
 
-from . import dense, experts, layer_normed, more_experts
+from . import dense, experts, hybrid, layer_normed, more_experts
 from .architectures import check_class, check_foreign_keys, check_multimodal_class
 from .reader import ConfigReader
 
@@ -21,6 +21,7 @@ class _Family(NamedTuple):
 
 
 _FAMILIES = {
+    "bamba": _Family(hybrid.read_bamba, ("BambaForCausalLM",)),
     "bloom": _Family(layer_normed.read_bloom, ("BloomForCausalLM",)),
     "cohere": _Family(layer_normed.read_cohere, ("CohereForCausalLM",)),
     "cohere2": _Family(layer_normed.read_cohere2, ("Cohere2ForCausalLM",)),
@@ -39,13 +40,16 @@ _FAMILIES = {
     "gpt_oss": _Family(experts.read_gpt_oss, ("GptOssForCausalLM",)),
     "granite": _Family(dense.read_granite, ("GraniteForCausalLM",)),
     "granitemoe": _Family(more_experts.read_granite_moe, ("GraniteMoeForCausalLM",)),
+    "granitemoehybrid": _Family(hybrid.read_granite_hybrid, ("GraniteMoeHybridForCausalLM",)),
     "llama": _Family(dense.read_llama, ("LlamaForCausalLM",)),
     "llama4_text": _Family(more_experts.read_llama4, ("Llama4ForCausalLM",)),
     "longcat_flash": _Family(more_experts.read_longcat_flash, ("LongcatFlashForCausalLM",)),
+    "minimax": _Family(hybrid.read_minimax, ("MiniMaxForCausalLM",)),
     "minimax_m2": _Family(more_experts.read_minimax_m2, ("MiniMaxM2ForCausalLM",)),
     "mistral": _Family(dense.read_mistral, ("MistralForCausalLM",)),
     "mixtral": _Family(experts.read_mixtral, ("MixtralForCausalLM",)),
     "mpt": _Family(layer_normed.read_mpt, ("MptForCausalLM",)),
+    "nemotron_h": _Family(hybrid.read_nemotron_h, ("NemotronHForCausalLM",)),
     "olmo2": _Family(dense.read_olmo2, ("Olmo2ForCausalLM",)),
     "olmo3": _Family(dense.read_olmo3, ("Olmo3ForCausalLM",)),
     "olmoe": _Family(more_experts.read_olmoe, ("OlmoeForCausalLM",)),

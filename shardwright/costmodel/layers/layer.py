@@ -10,7 +10,7 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import exposed_beside, operator_passes
 from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group, tp_group
-from shardwright.specs.model import Block, FeedForward, LinearAttention, Parameter
+from shardwright.specs.model import Block, FeedForward, LinearAttention, NoAttention, Parameter
 
 from . import operators
 from .core import AttentionCore, Dispatch, Passes
@@ -261,10 +261,10 @@ class LayerWork:
         A graph takes its part off the host: that of attention with its norm and residual, that of the router, or all.
         """
         stack, ffn, frame, graphs = self.frame.stack, self.block.ffn, self.frame, self.frame.training.cuda_graphs
-        every = np.ones(len(frame.tokens))
+        every = np.ones(len(frame.tokens)) * self._launched_share
         if graphs == "whole":
             return Passes(0 * every, 0 * every)
-        dense = every * (1 - _ATTENTION_LAUNCHES * ("attention" in graphs))
+        dense = every - _ATTENTION_LAUNCHES * self.block.has_attention * ("attention" in graphs)
         more_forward, more_backward = self._frozen_kernels
         hooks = self._hook_kernels
         forward = dense * (stack.kernels_forward + more_forward) + hooks.forward
@@ -281,6 +281,12 @@ class LayerWork:
         )
 
     @property
+    def _launched_share(self) -> float:
+        """Share of a layer's launches that this one has, where it is attention or a feed-forward alone."""
+        block = self.block
+        return _ATTENTION_LAUNCHES * block.has_attention + (1 - _ATTENTION_LAUNCHES) * block.has_ffn
+
+    @property
     def _hook_kernels(self) -> Passes:
         """Launches that the hooks of a layer's linears are worth under ZeRO-2 and ZeRO-3; each expert of a loop has its own linears."""
         stack, zero = self.frame.stack, self.frame.candidates.zero_stage
@@ -295,6 +301,8 @@ class LayerWork:
     def _context_bytes(self) -> tuple[Array, Array]:
         """(N,) each: what the context exchange keeps of a layer, and what it works in beside a backward."""
         attention = self.block.attention
+        if isinstance(attention, NoAttention):
+            return np.zeros(len(self.frame.tokens)), np.zeros(len(self.frame.tokens))
         if isinstance(attention, LinearAttention):
             return self._linear_context.kept_bytes(attention), self._linear_context.working_bytes(attention)
         return self._context.kept_bytes(attention), self._context.working_bytes(attention)
@@ -313,18 +321,22 @@ class LayerWork:
     @cached_property
     def _context_seconds(self) -> Passes:
         """Exposed seconds of the context exchange, beside the compute and the launches of a pass."""
-        attention = self.block.attention
-        exchanged: Sequence[Array] = (
-            self._linear_context.pass_seconds(attention, *self._core)
-            if isinstance(attention, LinearAttention)
-            else self._context.pass_seconds(attention, *self._core)
-        )
+        exchanged = self._exchanged_context
         if self._agreements is not None:
             forward, backward, _ = self._agreements.seconds(cp_group)
             exchanged = (exchanged[0] + forward, exchanged[1] + backward)
         busy = Passes(self._busy.forward + exchanged[0], self._busy.backward + exchanged[1])
         launched = self._launched(busy)
         return Passes(launched.forward - self._passes.forward, launched.backward - self._passes.backward)
+
+    @property
+    def _exchanged_context(self) -> Sequence[Array]:
+        attention = self.block.attention
+        if isinstance(attention, NoAttention):
+            return np.zeros(len(self.frame.tokens)), np.zeros(len(self.frame.tokens))
+        if isinstance(attention, LinearAttention):
+            return self._linear_context.pass_seconds(attention, *self._core)
+        return self._context.pass_seconds(attention, *self._core)
 
     @cached_property
     def _dispatch(self) -> Dispatch:
@@ -344,11 +356,15 @@ class LayerWork:
             return LayerSeconds(both, both, both)
         if isinstance(block.ffn, FeedForward) or block.parallel:
             # this project's executor divides attention and feed-forward one by one, also where both read the layer's input
-            exchanged = frame.counted.dense_layer(pair, np.full(len(frame.tokens), 2), self._tiles)
+            exchanged = frame.counted.dense_layer(
+                pair, np.full(len(frame.tokens), block.has_attention + block.has_ffn), self._tiles
+            )
             return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
         wide = layer_code(frame.model.family, block).routing.fp32_weights
         weight_bytes = BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes
-        return frame.counted.expert_layer(block.ffn, pair, weight_bytes * frame.tokens * block.ffn.top_k)
+        return frame.counted.expert_layer(
+            block.ffn, block.has_attention * pair, weight_bytes * frame.tokens * block.ffn.top_k
+        )
 
     @cached_property
     def _agreements(self) -> ScaleAgreements | None:
@@ -419,7 +435,8 @@ class LayerWork:
     @property
     def _tiles(self) -> int:
         """Pieces in which the feed-forward runs; experts run in one."""
-        return self.frame.training.mlp_tiles if isinstance(self.block.ffn, FeedForward) else 1
+        dense = isinstance(self.block.ffn, FeedForward) and self.block.has_ffn
+        return self.frame.training.mlp_tiles if dense else 1
 
     @property
     def _tiles_again(self) -> Array:

@@ -18,10 +18,13 @@ from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, Stack, Tr
 from shardwright.specs.model import (
     Block,
     FeedForward,
+    GatedDelta,
     LatentAttention,
     LinearAttention,
+    Mamba2,
     MixtureOfExperts,
     MultiHeadAttention,
+    NoAttention,
     Norm,
 )
 
@@ -79,6 +82,8 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number, *, 
             Matmul(tokens, attention.kv_rank, kv_width, after_norm=True, modules=("kv_b_proj",)),
             Matmul(tokens, values, hidden, split="rows", modules=("o_proj",)),
         ]
+    if isinstance(attention, NoAttention):
+        return []
     if isinstance(attention, LinearAttention):
         split = np.asarray(tp)
         return [
@@ -126,6 +131,8 @@ def ffn_matmuls(
     """Return the feed-forward or expert matmuls of this tp rank. Routed tokens spread evenly over the experts of a rank.
     Gate and up projection of a dense feed-forward or of shared experts are one matmul where they are `joined`, else two."""
     ffn = block.ffn
+    if not block.has_ffn:
+        return []
     if isinstance(ffn, FeedForward):
         return _dense_matmuls(ffn.width, ffn.gated, hidden, tokens, tp, joined=joined)
     split = experts or experts_as_the_rest(tp)
@@ -227,7 +234,7 @@ def saved_bytes(
     weighed = (4 if stack.weighs_norms_in_fp32 else element) * training.trainable.trains_layer_weights
     eager = 4 + weighed
     norm = eager if norm_operator(block.norm, stack) == "eager_rmsnorm" else element
-    masks = (1 if block.parallel else 2) * stack.dropout
+    masks = block.sublayers * stack.dropout
     shared = (norm * block.norm_count + masks) * hidden / np.asarray(sequence_split)
     shared = shared + norm_output_bytes(block, training, hidden, sequence_split)
     query, key = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
@@ -235,13 +242,45 @@ def saved_bytes(
     key_heads = attention.heads if stack.repeats_heads else attention.kv_heads
     key_value = key_heads * (attention.head_size + attention.value_head_size)
     output = attention.heads * attention.value_head_size
-    core = _core_operand_bytes(training, query + key_value, output) + _recast(training) * output + head_norm
-    if training.attention == "unfused" and not training.trainable.keeps_input("o_proj"):
+    core: Number = _core_operand_bytes(training, query + key_value, output) + _recast(training) * output + head_norm
+    if isinstance(attention, LinearAttention):
+        core = recurrence_bytes(attention, element, element * attention.value_width, one_kernel=False)
+    elif training.attention == "unfused" and not training.trainable.keeps_input("o_proj"):
         core = core - element * output  # the matmul before it keeps its inputs alone
     if isinstance(block.ffn, MixtureOfExperts):
         shared = shared + routed_bytes(block, training, hidden, tp, split)
     log_sums = core_bytes(block, training, tp) if training.attention == "flash" else 0.0
     return np.asarray(shared + core / np.asarray(tp) + log_sums + inner_saved_bytes(block, training, tp, split))
+
+
+def recurrence_bytes(attention: LinearAttention, element: int, norm: Number, *, one_kernel: bool) -> Number:
+    """Bytes per token that linear attention keeps in fused kernels, before any split over tp and without its input.
+
+    `norm`: what a norm of all outputs keeps. `one_kernel`: the projection of the outputs runs in the kernel of the recurrence, as
+    transformers calls that of mamba_ssm; Megatron-Core runs the norm and the projection behind it.
+
+    Delta rule, by what the gradients read: the convolution reads its input, and its activation the convolution's output. The
+    recurrence reads queries and keys, repeated for each head of values, values, two fp32 numbers a head, and a state in the compute
+    format for each chunk. The gated norm keeps its fp32 input and the gate, and the output projection its input.
+
+    Mamba-2 (mamba_ssm, ops/triton/ssd_combined.py, `MambaSplitConv1dScanCombinedFn`): the projected input and the recurrence's output,
+    and an inverse root in fp32 a group. Convolution, states, gate and norm are made again in the backward.
+
+    Lightning attention: the activation keeps queries, keys and values before it, the kernel those behind it. The gate keeps its
+    sigmoid and the normalised output, the output projection its input.
+
+    transformers' own code in Python, which runs where no such kernel is installed, keeps more.
+    """
+    values = attention.value_width
+    if isinstance(attention, Mamba2):
+        behind = 0 if one_kernel else 2 * values
+        return element * (attention.input_width + values + behind) + 4.0 * attention.key_heads
+    if not isinstance(attention, GatedDelta):
+        return norm + element * (2 * (2 * attention.key_width + values) + 3 * values)
+    convolved = 2 * attention.convolved_width
+    recurrence = 2 * attention.heads * attention.key_size + values
+    state = attention.state_size / attention.chunk
+    return element * (convolved + recurrence + state + 2 * values) + 4.0 * (2 * attention.heads + values)
 
 
 def _core_operand_bytes(training: TrainingSpec, inputs: float, output: float) -> float:
@@ -271,13 +310,20 @@ def regathered_bytes(block: Block, training: TrainingSpec, hidden: int, sequence
 
 def _norm_outputs(block: Block, training: TrainingSpec) -> int:
     """How many outputs of norms the gradients of weights read."""
-    attention, ffn = training.trainable.keeps_input(*INPUT_MODULES), keeps_ffn_input(block, training.trainable)
+    attention, ffn = keeps_attention_input(block, training.trainable), keeps_ffn_input(block, training.trainable)
     return int(attention or ffn if block.parallel and block.norm_count == 1 else attention + ffn)
+
+
+def keeps_attention_input(block: Block, trainable: Trainable) -> bool:
+    """Whether a gradient reads what attention is given."""
+    return block.has_attention and trainable.keeps_input(*INPUT_MODULES)
 
 
 def keeps_ffn_input(block: Block, trainable: Trainable) -> bool:
     """Whether a gradient reads what the feed-forward is given: of a dense one or of shared experts, or of a router. Routed experts read
     copies of it."""
+    if not block.has_ffn:
+        return False
     if isinstance(block.ffn, MixtureOfExperts) and not block.ffn.shared_width:
         return trainable.trains_layer_weights
     return trainable.keeps_input(*GATE_UP)
@@ -299,6 +345,8 @@ def core_bytes(block: Block, training: TrainingSpec, tp: Number) -> Array:
     a fused kernel, else the scores."""
     if training.attention == "unfused":
         return score_bytes(block, training, tp)
+    if isinstance(block.attention, LinearAttention):
+        return np.zeros(np.shape(tp))
     return np.asarray(4 * block.attention.heads / np.asarray(tp, dtype=float))
 
 

@@ -10,7 +10,17 @@ import numpy as np
 from shardwright.base import Number
 from shardwright.costmodel.op_times import OPERATOR_PASSES, Operator
 from shardwright.specs import Stack, TrainingSpec
-from shardwright.specs.model import Block, FeedForward, LatentAttention, LinearAttention, MixtureOfExperts, ModelSpec
+from shardwright.specs.model import (
+    Block,
+    FeedForward,
+    LatentAttention,
+    Lightning,
+    LinearAttention,
+    Mamba2,
+    MixtureOfExperts,
+    ModelSpec,
+    MultiHeadAttention,
+)
 
 from .frozen import unneeded_norm_passes
 from .operators import (
@@ -64,7 +74,7 @@ def forward_traffic(
     """
     attention, hidden, stack = block.attention, model.hidden_size, training.software
     split = experts or experts_as_the_rest(1)
-    sublayers = 1 if block.parallel else 2
+    sublayers = block.sublayers
     norm, rotary = norm_operator(block.norm, stack), _rotary(stack)
     heads = (attention.heads + attention.kv_heads) * attention.head_size
     moving = [
@@ -76,12 +86,16 @@ def forward_traffic(
     ]
     if stack.dropout and not stack.fused_elementwise:
         moving.append(Moving("dropout", hidden=hidden, count=sublayers))
-    if model.rotary:
+    if _rotates(block, model):
         moving.append(Moving(rotary, inner=heads))
     if normalises_heads(block):
         moving.append(Moving(norm, inner=heads))
     moving.append(_activation(block, stack, split, backward=False))
-    return (*moving, *_around_experts(block, hidden, stack, split, backward=False))
+    return (
+        *moving,
+        *_around_recurrence(block, stack, backward=False),
+        *_around_experts(block, hidden, stack, split, backward=False),
+    )
 
 
 def backward_traffic(
@@ -99,7 +113,7 @@ def backward_traffic(
     """
     attention, hidden, stack = block.attention, model.hidden_size, training.software
     split = experts or experts_as_the_rest(1)
-    sublayers = 1 if block.parallel else 2
+    sublayers = block.sublayers
     norm, rotary = norm_operator(block.norm, stack), _rotary(stack)
     heads = (attention.heads + attention.kv_heads) * attention.head_size
     bias, trained = _biased_outputs(block, hidden), training.trainable.trains_layer_weights
@@ -116,12 +130,16 @@ def backward_traffic(
     ]
     if stack.dropout:
         moving.append(Moving("dropout", hidden=hidden, count=sublayers, backward=True))
-    if model.rotary:
+    if _rotates(block, model):
         moving.append(Moving(rotary, inner=heads, backward=True))
     if normalises_heads(block):
         moving.append(Moving(norm, inner=heads, count=norms, backward=True))
     moving.append(_activation(block, stack, split, backward=True))
-    return (*moving, *_around_experts(block, hidden, stack, split, backward=True))
+    return (
+        *moving,
+        *_around_recurrence(block, stack, backward=True),
+        *_around_experts(block, hidden, stack, split, backward=True),
+    )
 
 
 def joins_attention(block: Block, model: ModelSpec, stack: Stack) -> bool:
@@ -131,7 +149,7 @@ def joins_attention(block: Block, model: ModelSpec, stack: Stack) -> bool:
 
 def _copied_output(block: Block, training: TrainingSpec) -> float:
     """Elements of attention's output that are copied from the layout of heads to that of the hidden state."""
-    if training.attention == "flash":
+    if training.attention == "flash" or isinstance(block.attention, LinearAttention):
         return 0.0
     return block.attention.heads * block.attention.value_head_size
 
@@ -143,7 +161,7 @@ def _repeated_heads(block: Block, stack: Stack) -> float:
     so that these are only written more often.
     """
     attention = block.attention
-    if not stack.repeats_heads or attention.kv_heads == attention.heads:
+    if not stack.repeats_heads or attention.kv_heads == attention.heads or isinstance(attention, Mamba2):
         return 0.0
     width = attention.heads if stack.fused_elementwise else attention.heads + attention.kv_heads
     return width * (attention.head_size + attention.value_head_size) / 2
@@ -152,10 +170,12 @@ def _repeated_heads(block: Block, stack: Stack) -> float:
 def _gathered_gradients(block: Block, model: ModelSpec, stack: Stack) -> float:
     """Elements of the gradients of queries, keys and values that are copied. A compiler writes rotated ones in place."""
     attention = block.attention
+    if isinstance(attention, Mamba2):  # its kernel writes them into one tensor
+        return 0.0
     heads = (attention.heads + attention.kv_heads) * attention.head_size
     if joins_attention(block, model, stack):
         return heads + attention.kv_heads * attention.value_head_size
-    return heads if model.rotary and not stack.fused_elementwise else 0.0
+    return heads if _rotates(block, model) and not stack.fused_elementwise else 0.0
 
 
 def _shared_inputs(block: Block, model: ModelSpec, stack: Stack) -> tuple[Moving, ...]:
@@ -163,7 +183,9 @@ def _shared_inputs(block: Block, model: ModelSpec, stack: Stack) -> tuple[Moving
 
     Each addition is a kernel of its own. A compiler adds them in the norm's kernel, which reads each once more.
     """
-    projections = 2 if isinstance(block.attention, LatentAttention) else 3
+    projections = 3 if isinstance(block.attention, MultiHeadAttention) else 2
+    if isinstance(block.attention, Mamba2) or not block.has_attention:
+        projections = 1
     further = 0 if joins_attention(block, model, stack) else projections - 1
     further += block.ffn.gated and not stack.joined_projections
     operator: Operator = "column_sum" if stack.fused_elementwise else "addition"
@@ -183,13 +205,16 @@ def _biased_outputs(block: Block, hidden: int) -> _Biased:
     if isinstance(attention, LatentAttention):
         return _Biased(hidden * attention.bias, 0.0)
     if isinstance(attention, LinearAttention):
-        return _Biased(0.0, 0.0)
+        biased = isinstance(attention, Mamba2) and attention.bias
+        return _Biased(hidden * biased, attention.input_width * biased if isinstance(attention, Mamba2) else 0.0)
     up = (2 if ffn.gated else 1) * ffn.active_width
     routed = (
         ffn.computed_top_k if isinstance(ffn, MixtureOfExperts) else 0
     )  # experts add theirs to each token that they get
-    inner = attention.qkv_bias * (attention.query_width + 2 * attention.kv_width) + ffn.bias * up
-    whole = attention.output_bias + ffn.bias * (not routed)
+    inner, whole = ffn.bias * up, ffn.bias * (not routed)
+    if isinstance(attention, MultiHeadAttention):
+        inner += attention.qkv_bias * (attention.query_width + 2 * attention.kv_width)
+        whole += attention.output_bias
     return _Biased(whole * hidden, inner + ffn.bias * routed * hidden)
 
 
@@ -226,6 +251,29 @@ def _around_experts(
     elif ffn.bias and stack.adds_biases_by_expert:
         moved.append((outputs, _BIAS_PASSES_BY_EXPERT))
     return tuple(Moving("copy", inner=inner, count=passes[backward] / 2, backward=backward) for inner, passes in moved)
+
+
+def _around_recurrence(block: Block, stack: Stack, *, backward: bool) -> tuple[Moving, ...]:
+    """What linear attention moves beside its recurrence (core/recurrence.py): the convolution with its activation, or the activation
+    alone; and the norm with the gate. Each is one kernel, but for the norm and the gate of lightning attention."""
+    attention = block.attention
+    if not isinstance(attention, LinearAttention):
+        return ()
+    convolved = 2 * attention.key_width + attention.value_width
+    first = Moving("activation", inner=convolved, backward=backward)
+    if not isinstance(attention, Lightning):
+        return first, Moving("gated_activation", inner=attention.value_width, backward=backward)
+    gate: Operator = "gated_activation" if stack.fused_elementwise else "eager_gated_activation"
+    norm = norm_operator(block.norm, stack)
+    return (
+        first,
+        Moving(norm, inner=attention.value_width, backward=backward),
+        Moving(gate, inner=attention.value_width, backward=backward),
+    )
+
+
+def _rotates(block: Block, model: ModelSpec) -> bool:
+    return model.rotary and isinstance(block.attention, MultiHeadAttention | LatentAttention)
 
 
 def _rotary(stack: Stack) -> Operator:

@@ -1,11 +1,12 @@
-"""The shapes of attention: multi-head with its grouped variants, multi-head latent, and linear."""
+"""The shapes of attention: multi-head with its grouped variants, multi-head latent, linear (linear_attention.py), and none."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
 from shardwright.specs import PositiveInt, Spec
 
+from .linear_attention import GatedDelta, Lightning, Mamba2
 from .parameter import Parameter
 
 
@@ -115,70 +116,18 @@ class LatentAttention(Spec):
         ]
 
 
-class LinearAttention(Spec):
-    """Attention as a recurrence over a state of (key_size, value_size) a head: the gated delta rule (Yang et al. 2024, arXiv
-    2412.06464).
+class NoAttention(Spec):
+    """In place of attention, in a layer that is a feed-forward alone (Nemotron-H)."""
 
-    `key_heads` heads of queries and keys serve `heads` heads of values. A causal convolution over `kernel` tokens runs over
-    all three. `chunk` tokens are computed at once.
-    """
-
-    kind: Literal["linear"] = "linear"
-    heads: PositiveInt
-    key_heads: PositiveInt
-    key_size: PositiveInt
-    value_size: PositiveInt
-    kernel: PositiveInt = 4
-    chunk: PositiveInt = 64
-
-    @model_validator(mode="after")
-    def _groups_divide(self) -> Self:
-        if self.heads % self.key_heads:
-            raise ValueError(f"heads {self.heads} must be a multiple of key_heads {self.key_heads}")
-        return self
-
-    @property
-    def kv_heads(self) -> int:
-        return self.key_heads
-
-    @property
-    def head_size(self) -> int:
-        return self.key_size
-
-    @property
-    def value_head_size(self) -> int:
-        return self.value_size
-
-    @property
-    def window(self) -> None:
-        return None
-
-    @property
-    def key_width(self) -> int:
-        return self.key_heads * self.key_size
-
-    @property
-    def value_width(self) -> int:
-        return self.heads * self.value_size
-
-    @property
-    def convolved_width(self) -> int:
-        """Channels of queries, keys and values together."""
-        return 2 * self.key_width + self.value_width
-
-    @property
-    def input_width(self) -> int:
-        """Columns of the projections of the input: queries, keys, values, a gate of each output, and two numbers a head."""
-        return self.convolved_width + self.value_width + 2 * self.heads
+    kind: Literal["none"] = "none"
+    heads: ClassVar[int] = 0
+    kv_heads: ClassVar[int] = 0
+    head_size: ClassVar[int] = 0
+    value_head_size: ClassVar[int] = 0
+    window: ClassVar[None] = None
 
     def parameters(self, hidden_size: int) -> list[Parameter]:
-        return [
-            Parameter("attention.input", hidden_size * self.input_width, split=True),
-            Parameter("attention.convolution", self.convolved_width * self.kernel, split=True),
-            Parameter("attention.decay", 2 * self.heads, split=True),
-            Parameter("attention.norm", self.value_size, split=False),
-            Parameter("attention.output", self.value_width * hidden_size, split=True),
-        ]
+        return []
 
 
-AnyAttention = MultiHeadAttention | LatentAttention | LinearAttention
+AnyAttention = MultiHeadAttention | LatentAttention | GatedDelta | Mamba2 | Lightning | NoAttention

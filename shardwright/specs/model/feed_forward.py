@@ -15,11 +15,11 @@ class FeedForward(Spec):
     """Two matmuls around an activation, or three when `gated` (SwiGLU, GeGLU).
 
     `activation`: how eager PyTorch computes it: in one kernel (SiLU, GELU), as ReLU, or as `gelu_new`, which transformers
-    writes out in elementwise operators.
+    writes out in elementwise operators. Width 0: none, in a layer that is attention alone.
     """
 
     kind: Literal["dense"] = "dense"
-    width: PositiveInt
+    width: NonNegativeInt
     gated: bool
     activation: Activation = "kernel"
     bias: bool = False
@@ -36,6 +36,10 @@ class FeedForward(Spec):
             Parameter("ffn.down", self.width * hidden_size, split=True),
             Parameter("ffn.down_bias", hidden_size * self.bias, split=False),
         ]
+
+
+NO_FEED_FORWARD = FeedForward(width=0, gated=False)
+"""In place of a feed-forward, in a layer that is attention alone (Nemotron-H)."""
 
 
 class MixtureOfExperts(Spec):

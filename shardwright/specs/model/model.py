@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from shardwright.base import SpecError, units
 from shardwright.specs import NonNegativeInt, PositiveInt, Spec
 
-from .attention import AnyAttention, LatentAttention, LinearAttention, MultiHeadAttention
+from .attention import AnyAttention, LatentAttention, MultiHeadAttention, NoAttention
 from .feed_forward import FeedForward, MixtureOfExperts
 from .norm import Norm
 from .parameter import Parameter
@@ -21,20 +21,23 @@ __all__ = [
     "BlockRun",
     "FeedForward",
     "LatentAttention",
-    "LinearAttention",
     "MixtureOfExperts",
     "ModelSpec",
     "MultiHeadAttention",
+    "NoAttention",
     "Norm",
     "Parameter",
 ]
 
 
 _ALIBI_FAMILIES = ("bloom", "mpt")
+# recurrent layers tell their attention where a token is
+_WITHOUT_POSITIONS = ("nemotron_h",)
 
 
 class Block(Spec):
-    """One transformer layer: `norm_count` norms of the hidden width, `parallel` attention and feed-forward or in turn.
+    """One transformer layer: `norm_count` norms of the hidden width, `parallel` attention and feed-forward or in turn, or one of them
+    alone (`NoAttention`, `NO_FEED_FORWARD`).
 
     `shortcut`: a second half of the layer, with attention and norms of its own and this feed-forward. What the routed experts of the
     first half return is added behind it; their shared expert is the first half's own feed-forward (LongCat-Flash, arXiv 2509.01322,
@@ -60,6 +63,25 @@ class Block(Spec):
         if self.shortcut and not (isinstance(self.ffn, MixtureOfExperts) and self.ffn.shared_width):
             raise ValueError("shortcut is around routed experts with a dense feed-forward beside them; leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _computes(self) -> Self:
+        if self.sublayers == 0:
+            raise ValueError("a layer has neither attention nor a feed-forward; give it one")
+        return self
+
+    @property
+    def has_attention(self) -> bool:
+        return not isinstance(self.attention, NoAttention)
+
+    @property
+    def has_ffn(self) -> bool:
+        return isinstance(self.ffn, MixtureOfExperts) or self.ffn.width > 0
+
+    @property
+    def sublayers(self) -> int:
+        """How many times the layer adds to the residual."""
+        return 1 if self.parallel else self.has_attention + self.has_ffn
 
     @property
     def halves(self) -> "tuple[Block, ...]":
@@ -139,7 +161,9 @@ class ModelSpec(Spec):
     @property
     def rotary(self) -> bool:
         """Whether queries and keys are rotated: positions are neither learned nor a bias (ALiBi) on the scores."""
-        return self.positions == 0 and self.family not in _ALIBI_FAMILIES
+        if self.family == "granitemoehybrid":
+            return self.config.get("position_embedding_type") == "rope"
+        return self.positions == 0 and self.family not in (*_ALIBI_FAMILIES, *_WITHOUT_POSITIONS)
 
     @property
     def alibi(self) -> bool:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from shardwright.costmodel.layers import operators
 from shardwright.costmodel.layers.core import attention_core_flops
 from shardwright.costmodel.layers.flops import model_flops_per_sequence
-from shardwright.specs.model.attention import LinearAttention
+from shardwright.specs.model.linear_attention import GatedDelta
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.catalog.huggingface.small_configs import SMALL_MOE, read
 
@@ -39,7 +39,7 @@ def test_a_forward_has_the_flops_that_torch_counts() -> None:
         mixer(torch.randn(1, SEQ, CONFIG["hidden_size"]))
     block = read(CONFIG).layer_classes[0]
     attention = block.attention
-    assert isinstance(attention, LinearAttention)
+    assert isinstance(attention, GatedDelta)
     matmuls = operators.attention_matmuls(block, CONFIG["hidden_size"], SEQ, 1)
     core = attention_core_flops(block, training(SEQ), SEQ, 1, causal=True)
     # its convolution is padded on both sides before the end is cut off

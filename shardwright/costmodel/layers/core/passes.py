@@ -12,11 +12,12 @@ from shardwright.costmodel.layers.operators import Matmul
 from shardwright.costmodel.layers.saved import layer_code
 from shardwright.costmodel.op_times import ATTENTION_BACKWARD, score_passes
 from shardwright.specs import BYTES_PER_ELEMENT
-from shardwright.specs.model import Block, LinearAttention
+from shardwright.specs.model import Block, LinearAttention, NoAttention
 
 from .documents import document_length, unevenness
 from .flops import attention_core_flops
 from .fp8 import fp8_attention_cast_bytes, fp8_attention_seconds
+from .recurrence import recurrence_moved_bytes
 
 
 class Passes(NamedTuple):
@@ -38,6 +39,8 @@ class AttentionCore:
         """Forward and backward of scores, softmax and weighted values; fused kernels compute only the causal half."""
         frame, attention = self.frame, self.block.attention
         tp = frame.candidates.tp
+        if isinstance(attention, NoAttention):
+            return Passes(np.zeros(len(frame.tokens)), np.zeros(len(frame.tokens)))
         if frame.training.attention == "flash" or isinstance(attention, LinearAttention):
             flops = attention_core_flops(self.block, frame.training, frame.tokens, tp, causal=True)
             # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
@@ -64,6 +67,9 @@ class AttentionCore:
         sizes: dict[str, float] = {"head_size": head_size, "value_size": attention.value_head_size}
         keys = document_length(frame.training)
         seconds = frame.times.attention_seconds(flops, **sizes, seq_len=keys, backward=backward)
+        if isinstance(attention, LinearAttention):
+            moved = recurrence_moved_bytes(attention, frame.element_bytes, backward=backward) * frame.tokens
+            seconds = np.maximum(seconds, frame.times.memory_bound_seconds(moved / frame.candidates.tp))
         if not frame.training.fp8_attention:
             return seconds
         job = (frame.times.node.device, frame.training, seconds, flops)
@@ -76,8 +82,8 @@ class AttentionCore:
         """By how much passes of a microbatch vary with its documents: one standard deviation, of its sequences together."""
         frame = self.frame
         attention = self.block.attention
-        linear = isinstance(attention, LinearAttention)  # its work is that of its tokens
-        if linear or frame.training.attention != "flash":  # unfused attention computes every score and masks it
+        even = isinstance(attention, LinearAttention | NoAttention)  # its work is that of its tokens
+        if even or frame.training.attention != "flash":  # unfused attention computes every score and masks it
             return Passes(0 * self.passes.forward, 0 * self.passes.backward)
         of_sequence = unevenness(frame.training, attention.window)
         share = of_sequence / np.sqrt(frame.candidates.micro_batch)

@@ -3,7 +3,7 @@
 from .context import ContextExchange
 from .counted import CountedExchanges, LayerSeconds, SummedGradients
 from .experts import ExpertExchange, expert_split, hidden_pairs, spread_parameters
-from .linear import LinearExchange, layout_changes
+from .linear import LinearExchange, context_of, layout_changes
 from .scales import ScaleAgreements
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "LinearExchange",
     "ScaleAgreements",
     "SummedGradients",
+    "context_of",
     "expert_split",
     "hidden_pairs",
     "layout_changes",

@@ -40,10 +40,10 @@ def expert_split(candidates: Candidates, training: TrainingSpec) -> ExpertSplit:
 def hidden_pairs(block: Block, candidates: Candidates) -> Array:
     """(N,): gathers and reductions of the hidden states over tp in one pass;
     none for experts that tokens are sent to."""
-    sublayers = np.full(len(candidates), 1 if block.parallel else 2)
+    sublayers = np.full(len(candidates), block.sublayers)
     if isinstance(block.ffn, FeedForward) or block.parallel:
         return sublayers
-    return np.where(candidates.ep > 1, 2 if block.ffn.shared_width else 1, sublayers)
+    return np.where(candidates.ep > 1, block.has_attention + bool(block.ffn.shared_width), sublayers)
 
 
 def spread_parameters(weights: list[Parameter], candidates: Candidates) -> Array:

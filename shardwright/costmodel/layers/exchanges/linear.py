@@ -1,7 +1,8 @@
 """Context parallelism of linear attention: the ranks pass on what a part of the sequence did to the state, not keys and values.
 
 A rank holds a run of neighbouring tokens. What they do to the state S of a head, of (d_k, d_v), is S -> M S + N. By the delta rule M is
-a matrix of (d_k, d_k), so that d_k (d_k + d_v) numbers say it, whatever the length. Two ways (`Runs.linear_context`):
+a matrix of (d_k, d_k), so that d_k (d_k + d_v) numbers say it, whatever the length. Mamba-2 and lightning attention decay by one number.
+Two ways (`Runs.linear_context`):
 
 "states": each rank makes M and N of its tokens, all gather them in fp32, and each chains those before its own (fla-org/flash-linear-attention,
 fla/ops/cp/README.md; Megatron-Core's linear_cp_mode "chunkwise"). M and N cost a second pass over the tokens without their outputs: of a chunk of
@@ -9,7 +10,8 @@ C tokens, 4 C d_k d_v FLOPs for N, and 2 C d_k^2 + 2 d_k^3 for M. The backward d
 convolution needs the last tokens of the rank before. Sun et al. 2024, LASP-2 (arXiv 2502.07563), gathers states so.
 
 "heads": an all-to-all takes all projections to the ranks of their heads, which see the whole sequence, and another one brings the outputs back
-(linear_cp_mode "headwise": Megatron-LM, megatron/core/ssm/gated_delta_net/gdn.py, a2a_cp_to_hp).
+(linear_cp_mode "headwise": Megatron-LM, megatron/core/ssm/gated_delta_net/gdn.py, a2a_cp_to_hp). Mamba-2 goes so in Megatron-Core, whatever
+that mode (`Runs.mamba_context`; megatron/core/ssm/mamba_context_parallel.py). Groups of B and C are repeated where ranks are more.
 
 Causal attention between such layers wants each rank to have tokens from the front and the back (context.py). So hidden states change their
 ranks wherever the kind of attention changes, `layout_changes` times for each linear layer (Megatron-LM, build_cp_partition_mode_plan).
@@ -21,10 +23,10 @@ from typing import Literal
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import OpTimes
-from shardwright.specs import BYTES_PER_ELEMENT, Candidates, TrainingSpec, cp_group
-from shardwright.specs.model import LinearAttention, ModelSpec
+from shardwright.specs import BYTES_PER_ELEMENT, Candidates, LinearContext, TrainingSpec, cp_group
+from shardwright.specs.model import GatedDelta, LinearAttention, Mamba2, ModelSpec, NoAttention
 
 from .context import PassSeconds
 
@@ -33,12 +35,19 @@ _FP32 = BYTES_PER_ELEMENT["fp32"]
 
 def layout_changes(model: ModelSpec) -> float:
     """Return how often the kind of attention changes between neighbouring layers, for each layer of linear attention."""
-    linear = [isinstance(model.layer_classes[kind].attention, LinearAttention) for kind in model.class_of_layer]
+    kinds = [model.layer_classes[kind].attention for kind in model.class_of_layer]
+    linear = [isinstance(kind, LinearAttention) for kind in kinds if not isinstance(kind, NoAttention)]
     if all(linear):
         return 0.0
     # tokens come and labels go as causal attention has them
     around = [False, *linear, False]
     return sum(one != two for one, two in pairwise(around)) / max(1, sum(linear))
+
+
+def context_of(attention: LinearAttention, training: TrainingSpec) -> LinearContext | None:
+    """Return how the ranks of cp exchange in such attention in the software of the job; None where cp does not go with it."""
+    runs = training.software.runs
+    return runs.mamba_context if isinstance(attention, Mamba2) else runs.linear_context
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ class LinearExchange:
         if (self.candidates.cp == 1).all():
             return PassSeconds(np.zeros(len(self.candidates)), np.zeros(len(self.candidates)))
         moved = self.layout_changes * self._seconds("all_to_all", self._element * self.tokens * self.hidden)
-        if self._by_heads:
-            there = self._seconds("all_to_all", self._projected(attention.input_width))
+        if self._by_heads(attention):
+            there = self._seconds("all_to_all", self._projected(self._sent_width(attention)))
             both = moved + there + self._seconds("all_to_all", self._projected(attention.value_width))
             return self._where_divided(both, both)
         gather = self._seconds("all_gather", self.candidates.cp * self._summary_bytes(attention))
@@ -70,18 +79,22 @@ class LinearExchange:
     def working_bytes(self, attention: LinearAttention) -> Array:
         """(N,): bytes in use beside a backward: what came from other ranks, and its gradients."""
         whole = self.candidates.cp * self._summary_bytes(attention)
-        traded = self._projected(attention.input_width + attention.value_width)
-        return self._where_divided(*(2 * (traded if self._by_heads else whole),) * 2).forward
+        traded = self._projected(self._sent_width(attention) + attention.value_width)
+        return self._where_divided(*(2 * (traded if self._by_heads(attention) else whole),) * 2).forward
 
     def kept_bytes(self, attention: LinearAttention) -> Array:
         """(N,): bytes that a layer keeps beside those without cp: the state that a rank begins with."""
-        heads = attention.heads / self.candidates.tp
-        state = _FP32 * self._sequences * heads * attention.key_size * attention.value_size
-        return self._where_divided(*(np.zeros_like(state) if self._by_heads else state,) * 2).forward
+        state = _FP32 * self._sequences * attention.state_size / self.candidates.tp
+        return self._where_divided(*(np.zeros_like(state) if self._by_heads(attention) else state,) * 2).forward
 
-    @property
-    def _by_heads(self) -> bool:
-        return self.training.software.runs.linear_context == "heads"
+    def _by_heads(self, attention: LinearAttention) -> bool:
+        return context_of(attention, self.training) == "heads"
+
+    def _sent_width(self, attention: LinearAttention) -> Array:
+        """(N,): columns of projections that an exchange by heads sends, with each group of Mamba-2 as often as ranks need it."""
+        copies = np.maximum(1.0, self.candidates.tp * self.candidates.cp / attention.key_heads)
+        again = 2 * attention.key_width * isinstance(attention, Mamba2)
+        return np.asarray(attention.input_width + again * (copies - 1))
 
     @property
     def _element(self) -> int:
@@ -93,10 +106,10 @@ class LinearExchange:
 
     def _summary_bytes(self, attention: LinearAttention) -> Array:
         """(N,): bytes of M and N of the rank's heads and sequences."""
-        each = attention.heads * attention.key_size * (attention.key_size + attention.value_size)
+        each = attention.heads * attention.transition_size + attention.state_size
         return _FP32 * self._sequences * each / self.candidates.tp
 
-    def _projected(self, width: int) -> Array:
+    def _projected(self, width: Number) -> Array:
         return self._element * self.tokens * width / self.candidates.tp
 
     def _seconds(self, name: Literal["all_to_all", "all_gather", "send"], size_bytes: Array) -> Array:
@@ -108,7 +121,18 @@ class LinearExchange:
 
 
 def _summary_share(attention: LinearAttention) -> float:
-    """FLOPs of M and N over those of the recurrence (core/flops.py), per token and head."""
+    """FLOPs of M and N over those of the recurrence (core/recurrence.py), per token and head.
+
+    Where M is a decay, states need no second pass: the outputs of a rank's own tokens and what the state before them adds (2 N P FLOPs)
+    are apart.
+    """
     chunk, keys, values = attention.chunk, attention.key_size, attention.value_size
+    if not isinstance(attention, GatedDelta):
+        return (
+            2.0
+            * keys
+            * values
+            / (2.0 * (chunk * (keys * attention.key_heads / attention.heads + values) + 2 * keys * values))
+        )
     summary = 4.0 * keys * values + 2.0 * keys**2 + 2.0 * keys**3 / chunk
     return summary / (2.0 * (chunk * (3 * keys + 2 * values) + 3 * keys * values))

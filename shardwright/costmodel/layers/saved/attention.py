@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, Number
+from shardwright.costmodel.layers.operators import recurrence_bytes
 from shardwright.specs import TrainingSpec
 from shardwright.specs.model import Block, LatentAttention, LinearAttention, MultiHeadAttention
 
@@ -34,6 +35,8 @@ class AttentionTensors:
         """Bytes per token that tp divides, without recompute."""
         if isinstance(self.block.attention, LinearAttention):
             return np.asarray(self._recurrent(self.block.attention))
+        if not self.block.has_attention:
+            return np.zeros(())
         return np.asarray(
             self._normed + self._gated + (self._fused if self.training.attention == "flash" else self._unfused)
         )
@@ -44,7 +47,9 @@ class AttentionTensors:
 
         A fused kernel is not repeated, because it never keeps the scores.
         """
-        if self.training.attention == "flash" or isinstance(self.block.attention, LinearAttention):
+        if self.training.attention == "flash" or not isinstance(
+            self.block.attention, MultiHeadAttention | LatentAttention
+        ):
             return self.split
         return np.asarray(self._normed + self._gated + self._element * (self._inputs + self._outputs))
 
@@ -130,20 +135,15 @@ class AttentionTensors:
         gate = isinstance(attention, MultiHeadAttention) and attention.output_gate
         return self._element * 2.0 * self._outputs * gate
 
-    def _recurrent(self, attention: LinearAttention) -> float:
-        """Bytes of linear attention in fused kernels, by what their gradients read.
-
-        The convolution reads its input, and its activation the convolution's output. The recurrence reads queries and keys,
-        repeated for each head of values, values, two fp32 numbers a head, and a state in the compute format for each chunk.
-        The gated norm keeps its fp32 input and the gate, and the output projection its input. transformers' own loops in
-        Python, which run where no such kernel is installed, keep more.
-        """
-        convolved = 2 * attention.convolved_width
-        recurrence = 2 * attention.heads * attention.key_size + attention.value_width
-        state = attention.heads * attention.key_size * attention.value_size / attention.chunk
-        gated = 2 * attention.value_width
-        fp32 = 2 * attention.heads + attention.value_width
-        return self._element * (convolved + recurrence + state + gated) + 4.0 * fp32
+    def _recurrent(self, attention: LinearAttention) -> Number:
+        norm = norm_bytes(
+            self.block.norm,
+            self.code,
+            self._element,
+            attention.value_width,
+            trained=self.training.trainable.trains_layer_weights,
+        )
+        return recurrence_bytes(attention, self._element, norm, one_kernel=True)
 
     @property
     def _keeps_output(self) -> bool:

@@ -101,9 +101,13 @@ _FAMILIES: Mapping[str, LayerCode] = {
         routing=Routing(expert_bytes=0.0, choice_bytes=8.0, keeps_choices=True),
     ),
     "longcat_flash": _DEEPSEEK,
+    "minimax": LayerCode(routing=_NORMALISED),
     "minimax_m2": LayerCode(joins_rotated=True, routing=_NORMALISED),
     "mixtral": LayerCode(routing=_NORMALISED),
     "mpt": LayerCode(joined_projection=True, rotates=False),
+    "nemotron_h": LayerCode(
+        weighs_in_fp32=True, rotates=False, routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0)
+    ),
     "olmo2": LayerCode(weighs_in_fp32=True),
     "olmo3": LayerCode(weighs_in_fp32=True),
     "phi": LayerCode(joins_rotated=True),

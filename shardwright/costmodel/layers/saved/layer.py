@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.costmodel.layers.operators import INPUT_MODULES, keeps_ffn_input
+from shardwright.costmodel.layers.operators import keeps_attention_input, keeps_ffn_input
 from shardwright.specs import RecomputeModule, TrainingSpec
 from shardwright.specs.model import Block, MixtureOfExperts, MultiHeadAttention
 
@@ -86,7 +86,7 @@ class SavedTensors:
     def _stream(self) -> Array:
         """Bytes per token of the norms, on a part of the sequence, and of the matmuls' inputs, gathered whole."""
         block, trainable = self.block, self.training.trainable
-        attention, ffn = trainable.keeps_input(*INPUT_MODULES), keeps_ffn_input(block, trainable)
+        attention, ffn = keeps_attention_input(block, trainable), keeps_ffn_input(block, trainable)
         inputs = attention or ffn if block.parallel and block.norm_count == 1 else attention + ffn
         return np.asarray(self._norms / np.asarray(self.sequence_split) + inputs * self._element * self.hidden)
 

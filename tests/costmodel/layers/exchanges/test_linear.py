@@ -9,7 +9,7 @@ from shardwright.costmodel.checks import check_context_parallel
 from shardwright.costmodel.layers.exchanges.context import PassSeconds
 from shardwright.costmodel.layers.exchanges.linear import LinearExchange, layout_changes
 from shardwright.planner import search
-from shardwright.specs.model.attention import LinearAttention
+from shardwright.specs.model.linear_attention import GatedDelta
 from shardwright.specs.stack import named_stack
 from shardwright.specs.training import TrainingSpec
 from tests.catalog.huggingface.small_configs import SMALL_MOE, read
@@ -17,7 +17,7 @@ from tests.costmodel.fakes import RoundTimes, round_cluster
 from tests.specs.test_candidates import candidates
 
 TOKENS, HIDDEN, CP, BATCH = 1e6, 100, 4, 2
-LINEAR = LinearAttention(heads=8, key_heads=4, key_size=10, value_size=20, kernel=4, chunk=10)
+LINEAR = GatedDelta(heads=8, key_heads=4, key_size=10, value_size=20, kernel=4, chunk=10)
 CORE = (np.array([3.0]), np.array([7.0]))
 NOTHING = (np.zeros(1), np.zeros(1))
 
