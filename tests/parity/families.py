@@ -129,4 +129,37 @@ UNDIVIDED: dict[str, dict[str, Any]] = {
 }
 """Those whose layers are not divided over tp."""
 UNDIVIDED = {name: {"model_type": name, **config} for name, config in UNDIVIDED.items()}
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_state": 8, "mamba_n_groups": 2, "mamba_chunk_size": 8}
+_NEMOTRON = {key: value for key, value in _EXPERTS.items() if key not in ("num_hidden_layers", "num_experts")} | {
+    "model_type": "nemotron_h",
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 8,
+    "n_groups": 2,
+    "ssm_state_size": 8,
+    "chunk_size": 8,
+    "head_dim": 8,
+    "n_routed_experts": 4,
+    "moe_shared_expert_intermediate_size": 24,
+}
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "bamba": _DENSE | _MAMBA | {"model_type": "bamba", "attn_layer_indices": [1]},
+    "granitemoehybrid": _EXPERTS
+    | _MAMBA
+    | {
+        "model_type": "granitemoehybrid",
+        "layer_types": ["linear_attention", "full_attention"],
+        "intermediate_size": 16,
+        "shared_intermediate_size": 24,
+    },
+    "minimax": _EXPERTS
+    | {
+        "model_type": "minimax",
+        "intermediate_size": 16,
+        "head_dim": 8,
+        "block_size": 8,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+    "nemotron_h": _NEMOTRON | {"hybrid_override_pattern": "ME"},
+}
+"""Those with recurrent layers, or layers of one sublayer, whose layers are not divided over tp."""
 UNDIVIDED["falcon with alibi"] = OTHERS["falcon"] | {"alibi": True}

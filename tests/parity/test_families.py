@@ -34,7 +34,7 @@ from shardwright.specs.training import Precision, TrainingSpec
 from tests.executor.runs import VOCABULARY, text_file
 from tests.parity import sabotage
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, host, layers, plan, plan_file
-from tests.parity.families import FAMILIES, OTHERS
+from tests.parity.families import FAMILIES, HYBRIDS, OTHERS
 from tests.parity.updates import engine_run, reference_run, worst_update_error
 from tests.parity.worlds import run_again, run_in_turn
 
@@ -75,6 +75,17 @@ def test_updates_of_further_families_equal_those_of_one_process() -> None:
         check_tensor_parallel(file, read_skeleton(file))
     runs = run_in_turn(2, engine_run, {family: (file,) for family, file in files.items()})
     for family, found in runs.items():
+        assert worst_update_error(found, reference_run(files[family])) <= TOLERANCE, family
+
+
+def test_hybrids_with_recurrent_layers_run_with_data_and_pipeline_ranks_and_spread_experts() -> None:
+    names = {"bamba": "dp_shard 2", "granitemoehybrid": "ep 2", "minimax": "pp 2"}
+    files = {family: plan_file(HYBRIDS[family], PLANS[name]) for family, name in names.items()}
+    for pattern, name in (("ME", "pp 2"), ("*-", "dp_shard 2")):
+        config = HYBRIDS["nemotron_h"] | {"hybrid_override_pattern": pattern}
+        files[f"nemotron_h {pattern}"] = plan_file(config, PLANS[name])
+    check_experts(files["granitemoehybrid"], read_skeleton(files["granitemoehybrid"]))
+    for family, found in run_in_turn(2, engine_run, {family: (file,) for family, file in files.items()}).items():
         assert worst_update_error(found, reference_run(files[family])) <= TOLERANCE, family
 
 

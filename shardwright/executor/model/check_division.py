@@ -79,6 +79,7 @@ def check_tensor_parallel(plan_file: PlanFile, skeleton: Skeleton) -> None:
         layer = copy.deepcopy(skeleton.layer(index))
         unfuse(layer, config)
         division = layer_division(skeleton.model, layer, skeleton.structure.layers, name)
+        _check_recurrence(layer, division, name)
         _check_parameters(plan.mesh.tp, layer, division, name)
         derived |= any(region.derived for region in division.regions.values())
     try:
@@ -111,6 +112,16 @@ def _distinct_layers(skeleton: Skeleton) -> list[int]:
         shapes = tuple((key, tuple(value.shape)) for key, value in skeleton.layer(index).named_parameters())
         kinds.setdefault(shapes, index)
     return list(kinds.values())
+
+
+def _check_recurrence(layer: nn.Module, division: LayerDivision, name: str) -> None:
+    """Refuse a state space model that no role divides: every rank would hold and compute all of it."""
+    for path, module in layer.named_modules():
+        has_state = "A_log" in dict(module.named_parameters(recurse=False))
+        if has_state and not any(f"{path}.A_log" in region.roles for region in division.regions.values()):
+            raise SpecError(
+                f"{name}: '{path}' of a layer, {type(module).__name__}, is not divided over tp; plan with tp 1"
+            )
 
 
 def _check_parameters(tp: int, layer: nn.Module, division: LayerDivision, name: str) -> None:

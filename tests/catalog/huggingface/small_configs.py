@@ -40,6 +40,18 @@ LONGCAT = {_RENAMED.get(key, key): value for key, value in SMALL_LATENT.items()}
     "zero_expert_num": 2,
     "head_dim": 4,
 }
+MAMBA = {"mamba_n_heads": 8, "mamba_d_state": 16, "mamba_n_groups": 2}
+NEMOTRON = SMALL | {
+    "model_type": "nemotron_h",
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 16,
+    "n_groups": 2,
+    "ssm_state_size": 8,
+    "head_dim": 24,
+    "n_routed_experts": 4,
+    "moe_intermediate_size": 32,
+    "moe_shared_expert_intermediate_size": 40,
+}
 LLAMA = SMALL | {"model_type": "llama"}
 
 

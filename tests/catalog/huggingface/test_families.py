@@ -10,7 +10,17 @@ from shardwright.catalog.huggingface.families import supported_model_types
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.specs.model.feed_forward import FeedForward, MixtureOfExperts
 from tests.catalog.huggingface.meta_model import assert_same_shape, build_on_meta, count_parameters
-from tests.catalog.huggingface.small_configs import LLAMA, LONGCAT, SMALL, SMALL_LATENT, SMALL_MOE, SMALL_OPT, read
+from tests.catalog.huggingface.small_configs import (
+    LLAMA,
+    LONGCAT,
+    MAMBA,
+    NEMOTRON,
+    SMALL,
+    SMALL_LATENT,
+    SMALL_MOE,
+    SMALL_OPT,
+    read,
+)
 
 # What each odd one has that no preset has.
 ODD: dict[str, dict[str, Any]] = {
@@ -151,6 +161,30 @@ ODD: dict[str, dict[str, Any]] = {
         "mlp_only_layers": [1],
         "attention_bias": True,
     },
+    "nemotron_h with biases, by words": NEMOTRON
+    | {
+        "layers_block_type": ["mamba", "attention", "moe", "mlp"],
+        "use_bias": True,
+        "mlp_bias": True,
+        "use_conv_bias": False,
+    },
+    "nemotron_h by a pattern": NEMOTRON | {"hybrid_override_pattern": "M-ME*-"},
+    "bamba with every bias": SMALL
+    | MAMBA
+    | {
+        "model_type": "bamba",
+        "mamba_proj_bias": True,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "attn_layer_indices": [1],
+    },
+    "granitemoehybrid": SMALL
+    | MAMBA
+    | {"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention", "mamba"], "num_local_experts": 4},
+    "granitemoehybrid without experts": SMALL
+    | MAMBA
+    | {"model_type": "granitemoehybrid", "num_local_experts": 0, "attention_bias": True, "mamba_conv_bias": False},
+    "minimax": SMALL | {"model_type": "minimax", "num_local_experts": 4, "head_dim": 24},
     "phi3 that slides": SMALL | {"model_type": "phi3", "sliding_window": 5, "tie_word_embeddings": True},
     "phi with normalised queries": SMALL | {"model_type": "phi", "qk_layernorm": True},
 }

@@ -81,7 +81,7 @@ class TestLoadModel:
     @pytest.mark.parametrize(
         "reference",
         [
-            *("phimoe", "mamba-130m", "mamba-2.8b", "bamba-9b", "llama-4-scout", "deepseek-v3.2", "gpt-j-6b"),
+            *("phimoe", "mamba-130m", "mamba-2.8b", "zamba2-7b", "llama-4-scout", "deepseek-v3.2", "gpt-j-6b"),
             *("phi-4-mini", "qwen3-next-80b-a3b", "gemma-3n-e4b", "falcon-mamba-7b", "mimo-7b", "gpt2-medium"),
         ],
     )

@@ -124,6 +124,30 @@ BAD: dict[str, tuple[Any, str]] = {
     "recurrent layers": (LLAMA | {"mamba_d_state": 16}, "has no recurrent layers"),
     "layers of many shapes": (LLAMA | {"block_configs": [{}]}, "has no layers of many shapes"),
     "linear attention": (LLAMA | {"layer_types": ["linear_attention"] * 3}, "'layer_types' holds 'linear_attention'"),
+    "an unknown letter in a pattern of layers": (
+        SMALL | {"model_type": "nemotron_h", "hybrid_override_pattern": "M-X"},
+        "'hybrid_override_pattern' holds 'X'; supported: M (Mamba-2)",
+    ),
+    "an unknown kind of layer": (
+        SMALL | {"model_type": "nemotron_h", "layers_block_type": ["mamba", "sliding_attention"]},
+        "'layers_block_type' holds 'sliding_attention'; supported: 'linear_attention'",
+    ),
+    "experts behind a latent": (
+        SMALL | {"model_type": "nemotron_h", "moe_latent_size": 32},
+        "'moe_latent_size' is 32: experts behind a latent are not supported",
+    ),
+    "heads of mamba that are not as wide as they should be": (
+        SMALL | {"model_type": "bamba", "mamba_n_heads": 8, "mamba_d_head": 24},
+        "mamba_n_heads 8 of 24 are not as wide together as mamba_expand x hidden_size, 128",
+    ),
+    "groups of mamba that do not divide its heads": (
+        SMALL | {"model_type": "bamba", "mamba_n_heads": 8, "mamba_n_groups": 3},
+        "heads 8 must be a multiple of key_heads 3",
+    ),
+    "layer types of minimax": (
+        SMALL | {"model_type": "minimax", "layer_types": ["linear_attention"]},
+        "'layer_types' names 1 layers; num_hidden_layers is 3",
+    ),
     "a draft's vocabulary": (LLAMA | {"draft_vocab_size": 32}, "draft models of speculative decoding"),
     "not causal": (LLAMA | {"is_causal": False}, "'is_causal' is false: only causal decoders"),
     "an encoder in any family": (LLAMA | {"is_encoder_decoder": True}, "without an encoder"),
@@ -177,7 +201,7 @@ def test_a_multimodal_class_without_a_language_head_is_refused() -> None:
     [
         "mamba",
         "jamba",
-        "bamba",
+        "zamba2",
         "deepseek_v32",
         "mllama",
         "aria",

@@ -8,7 +8,7 @@ from shardwright.costmodel.checks import check_plan as check_offer
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.run.checks import check_plan as check_run
 from tests.parity.cases import layers, plan, plan_file
-from tests.parity.families import FAMILIES, OTHERS, UNDIVIDED
+from tests.parity.families import FAMILIES, HYBRIDS, OTHERS, UNDIVIDED
 
 DIVIDED = {
     "tp": plan((layers(),), tp=2),
@@ -32,7 +32,7 @@ def _offered(file: PlanFile) -> bool:
 
 @pytest.mark.parametrize("axis", DIVIDED)
 def test_what_is_offered_runs(axis: str) -> None:
-    families = FAMILIES | OTHERS | UNDIVIDED
+    families = FAMILIES | OTHERS | UNDIVIDED | HYBRIDS
     files = {name: plan_file(config, DIVIDED[axis]) for name, config in families.items()}
     offered = {name for name, file in files.items() if _offered(file)}
     assert offered == {name for name, file in files.items() if _accepts(check_run, file)}

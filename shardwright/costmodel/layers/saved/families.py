@@ -39,6 +39,7 @@ class LayerCode:
     Attributes:
         weighs_in_fp32: an RMS norm multiplies by its weight before it casts back, and keeps that input in fp32.
         adds_one: an RMS norm multiplies by 1 + weight, a new fp32 tensor.
+        widens_weight: an RMS norm multiplies by a copy of its weight in fp32.
         joined_projection: queries, keys and values are views of one matmul's output.
         rotates: rotated queries and keys are new tensors. (Falcon's variants with ALiBi are counted as if they rotated.)
         joins_rotated: rotated and other elements of a head are concatenated. The result lies in the order of heads; so
@@ -56,6 +57,7 @@ class LayerCode:
 
     weighs_in_fp32: bool = False
     adds_one: bool = False
+    widens_weight: bool = False
     joined_projection: bool = False
     rotates: bool = True
     joins_rotated: bool = False
@@ -74,6 +76,7 @@ _DEEPSEEK = LayerCode(joins_rotated=True, routing=Routing(fp32=True, fp32_weight
 _NORMALISED = Routing(choice_bytes=4.0, token_bytes=4.0, fp32_weights=True)
 
 _FAMILIES: Mapping[str, LayerCode] = {
+    "bamba": LayerCode(joins_rotated=True),
     "bloom": LayerCode(joined_projection=True, rotates=False),
     "cohere": LayerCode(),
     "cohere2": LayerCode(),
@@ -106,7 +109,10 @@ _FAMILIES: Mapping[str, LayerCode] = {
     "mixtral": LayerCode(routing=_NORMALISED),
     "mpt": LayerCode(joined_projection=True, rotates=False),
     "nemotron_h": LayerCode(
-        weighs_in_fp32=True, rotates=False, routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0)
+        weighs_in_fp32=True,
+        widens_weight=True,
+        rotates=False,
+        routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0),
     ),
     "olmo2": LayerCode(weighs_in_fp32=True),
     "olmo3": LayerCode(weighs_in_fp32=True),

@@ -27,5 +27,5 @@ def norm_bytes(
 
 def norm_weight_bytes(norm: Norm, code: LayerCode, element: int, width: int) -> float:
     """Bytes of the fp32 tensor that a norm computes from its weight of `element` bytes, whatever the number of tokens."""
-    widened = norm.written_out and element < 4
+    widened = (norm.written_out or code.widens_weight) and element < 4
     return 4.0 * width if widened or (norm.kind == "rmsnorm" and code.adds_one) else 0.0
