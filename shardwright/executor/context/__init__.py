@@ -1,11 +1,21 @@
 """Context parallelism: each of cp ranks holds a part of every sequence, and attention lets its queries see the whole one.
 
-Everything but attention works on single tokens. It needs no more than the position of each.
+Recurrent layers pass states on from piece to piece. Everything else works on single tokens, and needs no more than the position of each.
 """
 
 from .attention import see_whole_sequence
 from .check import check_context
 from .dealing import Dealing
+from .linear import divide_linear_attention
+from .pieces import SequencePieces, sequence_pieces
 from .ring import ring_attention
 
-__all__ = ["Dealing", "check_context", "ring_attention", "see_whole_sequence"]
+__all__ = [
+    "Dealing",
+    "SequencePieces",
+    "check_context",
+    "divide_linear_attention",
+    "ring_attention",
+    "see_whole_sequence",
+    "sequence_pieces",
+]

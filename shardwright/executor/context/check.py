@@ -13,9 +13,11 @@ from shardwright.costmodel import PlanFile
 from shardwright.executor.model import Skeleton, lacks_fused_attention, set_attention, tiny_model, unpacked_sequences
 
 from .dealing import Dealing
+from .linear import divide_linear_attention, is_recurrent
+from .pieces import OneRank, SequencePieces, pieces_per_rank
 
 _LARGEST_ERROR = 1e-4
-_SEQ = 8
+_SEQ = 16
 _TRIED = "shardwright_dealt_tokens"
 
 
@@ -41,7 +43,21 @@ def check_context(plan_file: PlanFile, skeleton: Skeleton) -> None:
             f"{name}: attention in windows of {window} tokens does not run over a ring; plan with --context-parallel "
             "all-gather or ulysses"
         )
+    _check_reach(plan_file, skeleton)
     _check_order(skeleton)
+
+
+def _check_reach(plan_file: PlanFile, skeleton: Skeleton) -> None:
+    """Check that a convolution of a recurrent module looks back no further than the piece before."""
+    plan, seq_len = plan_file.plan, plan_file.training.seq_len
+    dealing = Dealing.of_plan(plan, seq_len)
+    reaches = [int(vars(module)["conv_kernel_size"]) - 1 for module in skeleton.model.modules() if is_recurrent(module)]
+    shortest, length = max(reaches, default=0), dealing.tokens_per_rank // pieces_per_rank(dealing)
+    if length < shortest:
+        raise SpecError(
+            f"{skeleton.name}: cp {plan.mesh.cp} leaves pieces of {length} tokens, and convolutions look {shortest} tokens back; plan with "
+            "another cp or length"
+        )
 
 
 def _check_sizes(plan_file: PlanFile, config: PreTrainedConfig) -> None:
@@ -84,11 +100,12 @@ def _window(config: PreTrainedConfig) -> float:
 
 
 def _check_order(skeleton: Skeleton) -> None:
-    """Refuse a class whose layers look at the order of their tokens: linear attention, convolutions, biases by distance."""
+    """Refuse a class whose layers look at the order of their tokens: biases by distance, recurrences that are not known here."""
     name = type(skeleton.model).__name__
     model = tiny_model(skeleton, axis="cp")
     dealing = Dealing(_SEQ, rings=2, trading=1)
     order = torch.tensor([*dealing.of_group(1), *dealing.of_group(0)])
+    pieces = SequencePieces(OneRank(), ((1, 2, 0, 3),))  # as quarters of the sequence come in that order
     tokens = torch.arange(2 * _SEQ).view(2, _SEQ)
     AttentionInterface.register(_TRIED, sdpa_attention_forward)
     AttentionMaskInterface.register(_TRIED, lambda **options: _mask_of(order, **options))
@@ -97,6 +114,7 @@ def _check_order(skeleton: Skeleton) -> None:
             model.config._attn_implementation = "sdpa"
             expected = model(input_ids=tokens, use_cache=False).logits[:, order]
             set_attention(model, _TRIED)
+            divide_linear_attention(model, pieces)
             found = model(input_ids=tokens[:, order], position_ids=order[None], use_cache=False).logits
     except Exception as problem:  # whatever the code of one of hundreds of classes raises
         detail = " ".join(str(problem).split())[:120]

@@ -9,7 +9,7 @@ from .experts import SpreadRanks, check_experts, experts_paths, spread_experts
 from .fused import SplitLinear, StackedQueryKeyValue, engine_state, hugging_face_state, stacks_experts, unfuse
 from .hugging_face import DROPOUT_ENDINGS, Skeleton, build_on_meta, lacks_fused_attention, read_config, read_skeleton
 from .initial_weights import drawing_from, materialise, materialise_buffers, seed_of
-from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks, Move
+from .moves import GATHER_SEQUENCE, SUM_GRADIENTS, MeshRanks, Move, Ranks
 from .rules import layer_division
 from .stage_module import StageModule
 from .structure import unpacked_sequences
@@ -34,6 +34,7 @@ __all__ = [
     "LayerDivision",
     "MeshRanks",
     "Move",
+    "Ranks",
     "Skeleton",
     "SplitLinear",
     "SpreadRanks",

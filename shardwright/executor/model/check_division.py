@@ -51,6 +51,14 @@ _TINY: Mapping[str, int] = {
     "qk_nope_head_dim": 8,
     "qk_rope_head_dim": 8,
     "v_head_dim": 8,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 40,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 2,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 40,
+    "n_groups": 2,
+    "ssm_state_size": 8,
     "max_position_embeddings": 32,
     "sliding_window": 4,
 }
@@ -322,7 +330,7 @@ def tiny_config(config: PreTrainedConfig) -> PreTrainedConfig:
         own = names.get(key, key)
         if type(given.get(own)) is int:
             given[own] = value
-    for key in ("layer_types", "mlp_layer_types"):
+    for key in ("layer_types", "mlp_layer_types", "layers_block_type"):
         if isinstance(given.get(key), list):
             given[key] = given[key][:_LAYERS]
     for key in ("rope_parameters", "rope_scaling"):

@@ -15,7 +15,7 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters, check_quantised_device
-from shardwright.executor.context import see_whole_sequence
+from shardwright.executor.context import see_whole_sequence, sequence_pieces
 from shardwright.executor.low_precision import Scaling, check_linear_precision
 from shardwright.executor.model import MeshRanks, Skeleton, StageModule, attend_within_documents, read_skeleton
 from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
@@ -285,6 +285,7 @@ def build_engine(
             function=loss,
         ),
         positions=_arrange_attention(plan_file, skeleton, device),
+        pieces=sequence_pieces(plan_file, device.type),
         expert_mesh=expert_mesh,
         compile_layers=compile_layers,
         draw=draw,

@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.costmodel import PlanFile
 from shardwright.executor.adapters import InitialAdapters, attach_adapters, freeze, quantise, trains_path
+from shardwright.executor.context import SequencePieces, divide_linear_attention
 from shardwright.executor.low_precision import Scaling, scales_layer
 from shardwright.executor.model import (
     GATHER_SEQUENCE,
@@ -54,6 +55,8 @@ class StageBuilder:
     seed: int
     loss: TokenLoss
     positions: Tensor | None = None
+    pieces: SequencePieces | None = None
+    """Of sequences over cp, for recurrent layers."""
     expert_mesh: DeviceMesh | None = None
     compile_layers: bool = False
     draw: bool = True
@@ -94,6 +97,8 @@ class StageBuilder:
             if self.adapters is not None:
                 attach_adapters(layer, path, trainable, self.adapters)
             self._spread_experts(layer)
+            if self.pieces is not None:
+                divide_linear_attention(layer, self.pieces)
             repetition = Repetition.of(self.plan_file.training, strategy.recompute)
             self._divide_layer(layer, repetition)
             repetition.around(layer)
