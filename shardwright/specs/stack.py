@@ -33,7 +33,7 @@ AttentionKernel = Literal["flash-1", "flash-2", "flash-3"]
 StageOutputs = Literal["released", "logits", "all"]
 MergedResults = Literal["fp32", "fp32-in-rings", "fused"]
 RecomputeModule = Literal["core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts"]
-LinearContext = Literal["states", "heads"]
+LinearContext = Literal["states", "pieces", "heads"]
 LinearFormat = Literal["fp8", "fp8-rowwise", "fp8-rowwise-gw-hp", "mxfp8", "nvfp4"]
 
 OWN_STACK = "shardwright"
@@ -61,7 +61,7 @@ class Runs(Spec):
     (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
     `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `streams_shards`: weights that data-parallel ranks shard
     may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
-    attention with which context parallelism does not go. `linear_context`: how the ranks of cp exchange in linear attention, by the state or by heads
+    attention with which context parallelism does not go. `linear_context`: how the ranks of cp exchange in linear attention, by the state, by the states of pieces, or by heads
     (costmodel/layers/exchanges/linear.py); None where cp does not go with it; `mamba_context`: the same of Mamba-2. `undivided_families`: families whose layers tensor parallelism does not divide;
     "alibi" for all with a bias by distance. `frozen_formats`: of weights beside adapters; those lower than the compute format are divided over tp, and are of experts too,
     where it `divides_quantized`, but for `unquantized_families`. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.

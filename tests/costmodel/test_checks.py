@@ -119,10 +119,7 @@ def test_cp_goes_with_linear_attention_where_the_software_passes_states_on() -> 
     linear = GatedDelta(heads=4, key_heads=2, key_size=16, value_size=16)
     block = given.blocks[0].block.model_copy(update={"attention": linear})
     model = given.model_copy(update={"blocks": (BlockRun(count=4, block=block),)})
-    with pytest.raises(
-        SpecError, match="cp 2 does not divide the linear attention of small in stack shardwright; set cp 1"
-    ):
-        check_plan(shared("all-gather", cp=2), model, round_cluster(), TRAINING)
+    check_plan(shared("all-gather", cp=2), model, round_cluster(), TRAINING)
     with pytest.raises(SpecError, match="linear attention of small in stack megatron-core; set cp 1"):
         check_plan(
             shared("all-gather", cp=2), model, round_cluster(), TRAINING.model_copy(update={"stack": "megatron-core"})

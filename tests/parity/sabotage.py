@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from shardwright.executor.context import attention as context_attention
 from shardwright.executor.context import blocks, ring
 from shardwright.executor.context.dealing import Dealing
+from shardwright.executor.context.pieces import SequencePieces
 from shardwright.executor.model import (
     attention,
     experts,
@@ -44,6 +45,16 @@ def lose_last_microbatch() -> None:
         original(self, last=calls["count"] % 2 == 1)  # the cases run two microbatches a step
 
     GradientSync.before_backward = early  # type: ignore[method-assign]
+
+
+def pass_no_states_on() -> None:
+    """Recurrent layers begin each piece of a sequence with an empty state."""
+    original = SequencePieces.begins
+
+    def empty(self: SequencePieces, *given: Any) -> Tensor:
+        return 0 * original(self, *given)
+
+    SequencePieces.begins = empty  # type: ignore[assignment,method-assign]
 
 
 def return_identities_on_every_rank() -> None:

@@ -89,6 +89,36 @@ def test_hybrids_with_recurrent_layers_run_with_data_and_pipeline_ranks_and_spre
         assert worst_update_error(found, reference_run(files[family])) <= TOLERANCE, family
 
 
+RECURRENT = {"qwen3_next": OTHERS["qwen3_next"]} | HYBRIDS
+SHARED: dict[str, Plan] = {
+    "cp 2": PLANS["cp 2"],
+    "cp 2 in a ring, full recompute": plan((layers(recompute="full"),), cp=2, context_parallel="ring"),
+    "cp 2 by heads": plan((layers(),), cp=2, context_parallel="ulysses"),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_recurrent_layers_run_over_context_ranks(name: str) -> None:
+    files = {family: plan_file(config, SHARED[name]) for family, config in RECURRENT.items()}
+    for file in files.values():
+        check_context(file, read_skeleton(file))
+    for family, found in run_in_turn(2, engine_run, {family: (file,) for family, file in files.items()}).items():
+        assert worst_update_error(found, reference_run(files[family])) <= TOLERANCE, family
+
+
+def test_linear_attention_runs_over_tensor_and_context_ranks_together() -> None:
+    file = plan_file(OTHERS["qwen3_next"], plan((layers(),), tp=2, cp=2))
+    (found,) = run_in_turn(4, engine_run, {"both": (file,)}).values()
+    assert worst_update_error(found, reference_run(file)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "bamba"])
+def test_a_state_that_no_rank_passes_on_shows(family: str) -> None:
+    file = plan_file(RECURRENT[family], SHARED["cp 2"])
+    found = run_again(2, engine_run, file, None, sabotage.pass_no_states_on)
+    assert worst_update_error(found, reference_run(file)) > 100 * TOLERANCE
+
+
 def test_experts_around_a_shortcut_run_with_data_context_and_pipeline_ranks_and_an_identity_on_every_rank_shows() -> (
     None
 ):

@@ -18,15 +18,15 @@ from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, Stack, Tr
 from shardwright.specs.model import (
     Block,
     FeedForward,
-    GatedDelta,
     LatentAttention,
     LinearAttention,
-    Mamba2,
     MixtureOfExperts,
     MultiHeadAttention,
     NoAttention,
     Norm,
 )
+
+from .recurrence import recurrence_bytes
 
 QUERY_KEY_VALUE, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 """Linears that read one input, by the names of transformers."""
@@ -251,36 +251,6 @@ def saved_bytes(
         shared = shared + routed_bytes(block, training, hidden, tp, split)
     log_sums = core_bytes(block, training, tp) if training.attention == "flash" else 0.0
     return np.asarray(shared + core / np.asarray(tp) + log_sums + inner_saved_bytes(block, training, tp, split))
-
-
-def recurrence_bytes(attention: LinearAttention, element: int, norm: Number, *, one_kernel: bool) -> Number:
-    """Bytes per token that linear attention keeps in fused kernels, before any split over tp and without its input.
-
-    `norm`: what a norm of all outputs keeps. `one_kernel`: the projection of the outputs runs in the kernel of the recurrence, as
-    transformers calls that of mamba_ssm; Megatron-Core runs the norm and the projection behind it.
-
-    Delta rule, by what the gradients read: the convolution reads its input, and its activation the convolution's output. The
-    recurrence reads queries and keys, repeated for each head of values, values, two fp32 numbers a head, and a state in the compute
-    format for each chunk. The gated norm keeps its fp32 input and the gate, and the output projection its input.
-
-    Mamba-2 (mamba_ssm, ops/triton/ssd_combined.py, `MambaSplitConv1dScanCombinedFn`): the projected input and the recurrence's output,
-    and an inverse root in fp32 a group. Convolution, states, gate and norm are made again in the backward.
-
-    Lightning attention: the activation keeps queries, keys and values before it, the kernel those behind it. The gate keeps its
-    sigmoid and the normalised output, the output projection its input.
-
-    transformers' own code in Python, which runs where no such kernel is installed, keeps more.
-    """
-    values = attention.value_width
-    if isinstance(attention, Mamba2):
-        behind = 0 if one_kernel else 2 * values
-        return element * (attention.input_width + values + behind) + 4.0 * attention.key_heads
-    if not isinstance(attention, GatedDelta):
-        return norm + element * (2 * (2 * attention.key_width + values) + 3 * values)
-    convolved = 2 * attention.convolved_width
-    recurrence = 2 * attention.heads * attention.key_size + values
-    state = attention.state_size / attention.chunk
-    return element * (convolved + recurrence + state + 2 * values) + 4.0 * (2 * attention.heads + values)
 
 
 def _core_operand_bytes(training: TrainingSpec, inputs: float, output: float) -> float:

@@ -254,7 +254,7 @@ def _around_experts(
 
 
 def _around_recurrence(block: Block, stack: Stack, *, backward: bool) -> tuple[Moving, ...]:
-    """What linear attention moves beside its recurrence (core/recurrence.py): the convolution with its activation, or the activation
+    """What linear attention moves beside its recurrence (recurrence/memory.py): the convolution with its activation, or the activation
     alone; and the norm with the gate. Each is one kernel, but for the norm and the gate of lightning attention."""
     attention = block.attention
     if not isinstance(attention, LinearAttention):

@@ -6,6 +6,7 @@ Recurrent layers pass states on from piece to piece. Everything else works on si
 from .attention import see_whole_sequence
 from .check import check_context
 from .dealing import Dealing
+from .lightning import lower_decays
 from .linear import divide_linear_attention
 from .pieces import SequencePieces, sequence_pieces
 from .ring import ring_attention
@@ -15,6 +16,7 @@ __all__ = [
     "SequencePieces",
     "check_context",
     "divide_linear_attention",
+    "lower_decays",
     "ring_attention",
     "see_whole_sequence",
     "sequence_pieces",

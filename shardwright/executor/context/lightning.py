@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .pieces import SequencePieces, wrap
+from .pieces import SequencePieces, pieces_within, wrap
 
 
 def is_lightning(module: nn.Module) -> bool:
@@ -18,24 +18,27 @@ def is_lightning(module: nn.Module) -> bool:
     return {"qkv_proj", "output_gate", "norm"} <= dict(module.named_children()).keys() and hasattr(module, "slope_rate")
 
 
+def lower_decays(layer: nn.Module, dtype: torch.dtype) -> None:
+    """Let lightning attention decay in the format that it computes in. transformers multiplies its tables with queries, keys and scores, and
+    the products with tensors in that format."""
+    for module in layer.modules():
+        if is_lightning(module):
+            for name, table in module.named_buffers(recurse=False):
+                setattr(module, name, table.to(dtype))
+
+
 def divide_lightning(module: nn.Module, pieces: SequencePieces) -> None:
     """Let lightning attention work over pieces of the sequence."""
     projected: list[Tensor] = []
     module.get_submodule("qkv_proj").register_forward_hook(lambda _module, _given, output: projected.append(output))
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it exchanges
     def norm(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
         (hidden,) = given
         return forward(hidden + _added(module, projected.pop(), pieces).to(hidden.dtype), **options)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it exchanges
-    def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        options = dict(options)
-        hidden = options.pop("hidden_states") if "hidden_states" in options else given[0]
-        output, *others = forward(pieces.apart(hidden), *given[1:], **options)
-        return (pieces.together(output), *others)
-
     wrap(module.get_submodule("norm"), norm)
-    wrap(module, around)
+    pieces_within(module, pieces)
 
 
 def _added(module: Any, projected: Tensor, pieces: SequencePieces) -> Tensor:

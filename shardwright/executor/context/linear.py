@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .lightning import divide_lightning, is_lightning
-from .pieces import SequencePieces, wrap
+from .pieces import SequencePieces, pieces_within, wrap
 
 _Rule = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -55,10 +55,10 @@ def _work_in_pieces(
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # it exchanges, by a function in another's place
     def around(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
         options = {**options, "cache_params": _TokensBefore(pieces)}
-        hidden = options.pop("hidden_states") if "hidden_states" in options else given[0]
         with _in_place_of(place, name, instead(getattr(place, name), pieces)):
-            return pieces.together(forward(pieces.apart(hidden), *given[1:], **options))
+            return forward(*given, **options)
 
+    pieces_within(module, pieces)
     wrap(module, around)
 
 

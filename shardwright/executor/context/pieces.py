@@ -129,6 +129,23 @@ def _scatter(tensor: Tensor, ranks: Any) -> Tensor:
 
 _GATHER = Move(_gather, _scatter)
 
+
+def pieces_within(module: nn.Module, pieces: SequencePieces) -> None:
+    """Let a recurrent module compute with pieces of the sequence it is given. They are together again before its last linear, whose
+    output tensor parallelism may scatter along the sequence."""
+
+    def last(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return forward(pieces.together(given[0]), *given[1:], **options)
+
+    def whole(forward: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if "hidden_states" in options:
+            return forward(*given, **{**options, "hidden_states": pieces.apart(options["hidden_states"])})
+        return forward(pieces.apart(given[0]), *given[1:], **options)
+
+    wrap(module.get_submodule("out_proj"), last)
+    wrap(module, whole)
+
+
 Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 

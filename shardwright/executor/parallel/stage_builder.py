@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.costmodel import PlanFile
 from shardwright.executor.adapters import InitialAdapters, attach_adapters, freeze, quantise, trains_path
-from shardwright.executor.context import SequencePieces, divide_linear_attention
+from shardwright.executor.context import SequencePieces, divide_linear_attention, lower_decays
 from shardwright.executor.low_precision import Scaling, scales_layer
 from shardwright.executor.model import (
     GATHER_SEQUENCE,
@@ -87,6 +87,7 @@ class StageBuilder:
             layer = stage.get_submodule(path)
             self._materialise(layer, path)
             unfuse(layer, self.skeleton.config)
+            lower_decays(layer, COMPUTE_DTYPES[self.plan_file.training.precision.compute])
             self._freeze(layer, path)
             if trainable.base == "nf4":
                 quantise(layer)

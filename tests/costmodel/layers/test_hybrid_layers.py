@@ -14,10 +14,10 @@ from shardwright.catalog.huggingface import load_model
 from shardwright.costmodel.layers import operators
 from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.core import attention_core_flops
-from shardwright.costmodel.layers.core.recurrence import recurrence_flops, recurrence_moved_bytes
 from shardwright.costmodel.layers.exchanges import hidden_pairs, layout_changes
 from shardwright.costmodel.layers.exchanges.linear import LinearExchange
 from shardwright.costmodel.layers.layer import LayerWork
+from shardwright.costmodel.layers.recurrence import recurrence_bytes, recurrence_flops, recurrence_moved_bytes
 from shardwright.costmodel.layers.row import RowWork
 from shardwright.specs.model import Block, Lightning, Mamba2, NoAttention
 from shardwright.specs.training import TrainingSpec
@@ -142,8 +142,8 @@ class TestKeptBytes:
         block = read(NEMOTRON).layer_classes[0]
         attention = block.attention
         assert isinstance(attention, Mamba2)
-        inside = operators.recurrence_bytes(attention, 2, 0, one_kernel=True)
-        assert operators.recurrence_bytes(attention, 2, 0, one_kernel=False) == inside + 2 * 2 * 256
+        inside = recurrence_bytes(attention, 2, 0, one_kernel=True)
+        assert recurrence_bytes(attention, 2, 0, one_kernel=False) == inside + 2 * 2 * 256
         megatron = operators.saved_bytes(block, training(stack="megatron-core-0.15"), HIDDEN, 1, 1)
         norm = 2 * HIDDEN  # its input, beside what the projection reads
         assert float(megatron) == inside + 2 * 2 * 256 + norm + 2 * HIDDEN

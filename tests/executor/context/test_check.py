@@ -31,6 +31,11 @@ LINEAR: dict[str, Any] = {
     "num_experts": 0,
     "mlp_only_layers": [0, 1],
 }
+CONVOLUTIONS: dict[str, Any] = {
+    **model_config("qwen3"),
+    "model_type": "lfm2",
+    "layer_types": ["conv", "full_attention"],
+}
 BLOOM = {"model_type": "bloom", "vocab_size": 100, "hidden_size": 32, "n_layer": 2, "n_head": 4}
 
 
@@ -83,4 +88,16 @@ def test_a_class_without_fused_attention() -> None:
 
 
 def test_a_class_that_looks_at_the_order_of_tokens() -> None:
-    assert "Qwen3NextForCausalLM looks at the order of its tokens outside attention" in _refusal(LINEAR)
+    """LFM-2 mixes neighbouring tokens by convolutions of its own."""
+    assert "Lfm2ForCausalLM looks at the order of its tokens outside attention" in _refusal(CONVOLUTIONS)
+
+
+@pytest.mark.parametrize("kind", ["all-gather", "ring", "ulysses"])
+def test_linear_attention_is_accepted(kind: ContextParallel) -> None:
+    file = plan_file(LINEAR, plan((layers(),), cp=2, context_parallel=kind))
+    check_context(file, read_skeleton(file))
+
+
+def test_pieces_shorter_than_the_reach_of_a_convolution() -> None:
+    says = _refusal(LINEAR, seq_len=8)
+    assert "cp 2 leaves pieces of 2 tokens, and convolutions look 3 tokens back; plan with another cp or length" in says

@@ -18,10 +18,19 @@ from shardwright.executor.dry.step import trace_step
 from shardwright.executor.model import moves, tensor_parallel
 from shardwright.executor.parallel import data_parallel
 from shardwright.executor.replicas import compressed, local_steps
-from shardwright.specs import PIPELINE_INSIDE_DATA, DryRun, Offload, Plan, RecomputePolicy, TracedRank, TrafficAxis
+from shardwright.specs import (
+    PIPELINE_INSIDE_DATA,
+    ContextParallel,
+    DryRun,
+    Offload,
+    Plan,
+    RecomputePolicy,
+    TracedRank,
+    TrafficAxis,
+)
 from tests.executor.dry.cases import ADAPTED, LLAMA, LLAMA_4, MIXTRAL, PLANS, small
 from tests.parity.cases import layers, model_config, plan, plan_file
-from tests.parity.families import OTHERS
+from tests.parity.families import HYBRIDS, OTHERS
 
 FLOPS_TOLERANCE = 0.01
 ACTIVATIONS_TOLERANCE = 0.03
@@ -81,6 +90,24 @@ def test_exchanges_of_whole_matrices_are_those_charged(of_plan: Plan) -> None:
 def test_kept_activations_are_those_charged(name: str) -> None:
     for rank in found(name).ranks:
         assert rank.activation_bytes.relative_difference == pytest.approx(0, abs=ACTIVATIONS_TOLERANCE)
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "bamba", "minimax"])
+@pytest.mark.parametrize("kind", ["all-gather", "ulysses"])
+def test_recurrent_layers_exchange_over_cp_what_is_charged(family: str, kind: ContextParallel) -> None:
+    config = (OTHERS | HYBRIDS)[family]
+    of_plan = plan((layers(recompute="full"),), cp=4 if kind == "all-gather" else 2, context_parallel=kind)
+    (rank,) = dry_run(small(config, of_plan)).ranks
+    exchanged = [entry for entry in rank.traffic if entry.axis == "cp"]
+    assert {"all_gather", "reduce_scatter"} <= {entry.collective for entry in exchanged}
+    for entry in exchanged:
+        assert entry.bytes.traced == entry.bytes.charged
+
+
+def test_states_that_are_gathered_twice_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    _twice(moves.MeshRanks, "gather")(monkeypatch)
+    (rank,) = dry_run(small(OTHERS["qwen3_next"], plan((layers(),), cp=2))).ranks
+    assert rank.bytes_of("cp").difference > 0
 
 
 @pytest.mark.parametrize("name", ["zero 3", "tp", "full recompute", "1f1b", "interleaved"])

@@ -3,11 +3,11 @@
 import numpy as np
 
 from shardwright.base import Array, Number
+from shardwright.costmodel.layers.recurrence import recurrence_flops
 from shardwright.specs import TrainingSpec
 from shardwright.specs.model import Block, LinearAttention
 
 from .documents import document_length, keys_seen
-from .recurrence import recurrence_flops
 
 
 def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, tp: Number, *, causal: bool) -> Array:

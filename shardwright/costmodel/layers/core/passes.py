@@ -9,6 +9,7 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.layers.frame import WorkFrame
 from shardwright.costmodel.layers.operators import Matmul
+from shardwright.costmodel.layers.recurrence import recurrence_moved_bytes
 from shardwright.costmodel.layers.saved import layer_code
 from shardwright.costmodel.op_times import ATTENTION_BACKWARD, score_passes
 from shardwright.specs import BYTES_PER_ELEMENT
@@ -17,7 +18,6 @@ from shardwright.specs.model import Block, LinearAttention, NoAttention
 from .documents import document_length, unevenness
 from .flops import attention_core_flops
 from .fp8 import fp8_attention_cast_bytes, fp8_attention_seconds
-from .recurrence import recurrence_moved_bytes
 
 
 class Passes(NamedTuple):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.costmodel.layers.operators import recurrence_bytes
+from shardwright.costmodel.layers.recurrence import recurrence_bytes
 from shardwright.specs import TrainingSpec
 from shardwright.specs.model import Block, LatentAttention, LinearAttention, MultiHeadAttention
 

@@ -9,6 +9,7 @@ from shardwright.costmodel.checks import check_context_parallel
 from shardwright.costmodel.layers.exchanges.context import PassSeconds
 from shardwright.costmodel.layers.exchanges.linear import LinearExchange, layout_changes
 from shardwright.planner import search
+from shardwright.specs import CONTEXT_PARALLEL
 from shardwright.specs.model.linear_attention import GatedDelta
 from shardwright.specs.stack import named_stack
 from shardwright.specs.training import TrainingSpec
@@ -22,9 +23,11 @@ CORE = (np.array([3.0]), np.array([7.0]))
 NOTHING = (np.zeros(1), np.zeros(1))
 
 
-def exchange(*, changes: float = 0.0, tokens: float = TOKENS, **degrees: int) -> LinearExchange:
+def exchange(
+    *, changes: float = 0.0, tokens: float = TOKENS, stack: str = "megatron-core-0.15", **degrees: int
+) -> LinearExchange:
     chosen = candidates(micro_batch=BATCH, **({"cp": CP} | degrees))
-    training = TrainingSpec(seq_len=8, global_batch=8, stack="megatron-core-0.15")
+    training = TrainingSpec(seq_len=8, global_batch=8, stack=stack)
     times = RoundTimes(node=round_cluster().node)
     return LinearExchange(training, times, chosen, np.array([tokens]), HIDDEN, changes)
 
@@ -70,6 +73,23 @@ def test_a_layer_keeps_the_state_that_it_begins_with() -> None:
     assert exchange(cp=1).kept_bytes(LINEAR)[0] == exchange(cp=1).working_bytes(LINEAR)[0] == 0
 
 
+def test_in_pieces_all_ranks_gather_what_each_does_and_the_recurrence_has_more_columns() -> None:
+    """Two pieces a rank; beside 10 x 20 numbers of the state 10 x 10, whose columns cost as those of values do."""
+    found = exchange(stack="shardwright", changes=0.5).pass_seconds(LINEAR, *NOTHING)
+    both = 2 * STATES + 2 * CP * HALO
+    assert seconds(found) == pytest.approx((both, both))
+    trading = CONTEXT_PARALLEL.index("ulysses")
+    assert seconds(exchange(stack="shardwright", context_parallel=trading).pass_seconds(LINEAR, *NOTHING))[
+        0
+    ] == pytest.approx(both / 2)
+    more = 2 * 10 * 20 + 2 * (2 * 10 + 3 * 10) * 10
+    share = 8 * more / (8 * 2600 + 2 * 240 * 4)
+    core = exchange(stack="shardwright").pass_seconds(LINEAR, *CORE)
+    assert seconds(core) == pytest.approx((both + share * 3, both + share * 7))
+    kept = exchange(stack="shardwright").kept_bytes(LINEAR)[0]
+    assert kept == pytest.approx(2 * STATES * 1e9 + 2 * BATCH * 8 * 10 * 20 * 4 + 2 * TOKENS * 8 * 10)
+
+
 def test_by_heads_all_projections_and_outputs_travel(monkeypatch: pytest.MonkeyPatch) -> None:
     _trades_heads(monkeypatch)
     both = TOKENS * (LINEAR.input_width + 160) * 2 * 1e-9
@@ -102,4 +122,5 @@ def test_the_planner_divides_long_sequences_of_linear_attention_where_a_stack_do
         return search(model, cluster, job).plan.mesh.cp
 
     assert largest_cp("megatron-core-0.15") > 1
-    assert largest_cp("shardwright") == 1
+    assert largest_cp("shardwright") > 1
+    assert largest_cp("megatron-core") == 1

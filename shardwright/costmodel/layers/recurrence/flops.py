@@ -1,9 +1,6 @@
-"""The recurrence of linear attention in chunks, per token and before any split over tp: its FLOPs, and what its kernels move."""
+"""FLOPs of the recurrence."""
 
-from shardwright.specs import BYTES_PER_ELEMENT
 from shardwright.specs.model import GatedDelta, Lightning, LinearAttention, Mamba2
-
-_FP32 = BYTES_PER_ELEMENT["fp32"]
 
 
 def recurrence_flops(attention: LinearAttention) -> float:
@@ -36,24 +33,3 @@ def _lightning_flops(attention: LinearAttention) -> float:
     """Lightning attention (Qin et al. 2024, arXiv 2401.04658, algorithm 1): scores and weighted values within a block, and a state."""
     chunk, keys, values = attention.chunk, attention.key_size, attention.value_size
     return 2.0 * attention.heads * (chunk * (keys + values) + 2 * keys * values)
-
-
-def recurrence_moved_bytes(attention: LinearAttention, element: int, *, backward: bool) -> float:
-    """Bytes per token that the kernels of one pass read and write, without the convolution and the norm around them.
-
-    Mamba-2, mamba_ssm, ops/triton/ssd_combined.py: states in fp32 are written for each chunk, read and written where they are
-    passed on, and read for the outputs. Forward, X is read twice and Y written, B and C are read twice. The backward makes the states
-    again, and their gradients as often. Four of its kernels read the gradient of Y, four X; one writes that of X. B and C are read
-    or written four times each.
-
-    Lightning: one kernel, which holds the state (triton, lightning_attn2.py of its authors): queries, keys, values, output; the backward
-    reads them and the gradient of the output once for queries and once for keys and values. Of the delta rule nothing is
-    counted: its FLOPs outweigh what it moves.
-    """
-    if isinstance(attention, Mamba2):
-        states = (8 if backward else 4) * _FP32 * attention.state_size / attention.chunk
-        values, keys = (9, 8) if backward else (3, 4)
-        return states + element * (values * attention.value_width + keys * attention.key_width)
-    if isinstance(attention, Lightning):
-        return element * (11.0 if backward else 4.0) * attention.value_width
-    return 0.0
