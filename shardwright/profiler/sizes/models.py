@@ -9,7 +9,7 @@ from shardwright.costmodel.layers import Moving, backward_traffic, forward_traff
 from shardwright.costmodel.op_times import Operator
 from shardwright.profiler.timing import Sizes
 from shardwright.specs import TrainingSpec
-from shardwright.specs.model import ModelSpec
+from shardwright.specs.model import LatentAttention, ModelSpec, MultiHeadAttention
 
 from .linears import Linear, model_linears
 
@@ -38,8 +38,7 @@ class Usage:
         found: dict[Sizes, None] = {}
         for micro_batch in self.micro_batches:
             for degree in self.tp:
-                for block in self.model.layer_classes:
-                    shape = block.attention
+                for shape in self._attention:
                     two_thirds = 3 * shape.value_head_size == 2 * shape.head_size
                     if shape.heads % degree == 0 and two_thirds == latent:
                         heads, kv_heads = shape.heads // degree, max(1, shape.kv_heads // degree)
@@ -67,7 +66,13 @@ class Usage:
 
     @property
     def head_size(self) -> int:
-        return self.model.blocks[0].block.attention.head_size
+        return next((shape.head_size for shape in self._attention), 64)
+
+    @property
+    def _attention(self) -> list[MultiHeadAttention | LatentAttention]:
+        """Those kinds of attention that the probes measure: no recurrences."""
+        shapes = (block.attention for block in self.model.layer_classes)
+        return [shape for shape in shapes if isinstance(shape, MultiHeadAttention | LatentAttention)]
 
     def _ends(self, operator: Operator, tokens: float, degree: int, *, backward: bool) -> Iterable[Sizes]:
         hidden, words = float(self.model.hidden_size), self.model.vocab_size / degree

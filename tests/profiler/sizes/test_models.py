@@ -11,13 +11,19 @@ from shardwright.profiler.sizes.models import Usage
 from shardwright.profiler.timing.probe import Sizes
 from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.training import Precision, TrainingSpec
-from tests.catalog.huggingface.small_configs import LLAMA, SMALL_OPT, read
+from tests.catalog.huggingface.small_configs import LLAMA, NEMOTRON, SMALL_OPT, read
 from tests.costmodel.fakes import round_cluster, small_experts, small_model
 from tests.profiler.recording_times import RecordingTimes
 
 _TRAINING = TrainingSpec(seq_len=128, global_batch=8, precision=Precision(compute="bf16"))
 _OPT = SMALL_OPT | {"hidden_size": 64}
-_MODELS = [small_model(), small_experts(), read(LLAMA), read(_OPT)]
+_MODELS = [
+    small_model(),
+    small_experts(),
+    read(LLAMA),
+    read(_OPT),
+    read(NEMOTRON | {"hybrid_override_pattern": "M-*E"}),
+]
 
 
 def _asked(model: ModelSpec, micro_batch: int) -> RecordingTimes:
@@ -65,6 +71,14 @@ def test_latent_heads_are_measured_apart() -> None:
     usage = Usage(load_model("deepseek-v2-lite"), _TRAINING, micro_batches=(1,))
     assert usage.attention() == []
     assert usage.attention(latent=True) == [(1.0, 16.0, 16.0, 128.0, 192.0)]
+
+
+def test_recurrences_and_layers_without_attention_are_no_sizes_of_attention() -> None:
+    usage = Usage(read(NEMOTRON | {"hybrid_override_pattern": "M-*"}), _TRAINING)
+    assert usage.attention() == [(1.0, 4.0, 2.0, 128.0, 24.0)]
+    assert usage.attention(latent=True) == []
+    assert usage.head_size == 24
+    assert Usage(read(NEMOTRON | {"hybrid_override_pattern": "M-"}), _TRAINING).head_size == 64
 
 
 def test_an_embeddings_gradient_is_its_whole_table() -> None:
