@@ -161,5 +161,5 @@ HYBRIDS: dict[str, dict[str, Any]] = {
     },
     "nemotron_h": _NEMOTRON | {"hybrid_override_pattern": "ME"},
 }
-"""Those with recurrent layers, or layers of one sublayer, whose layers are not divided over tp."""
+"""Those with recurrent layers, or layers of one sublayer. Tensor parallelism divides Bamba and Nemotron-H."""
 UNDIVIDED["falcon with alibi"] = OTHERS["falcon"] | {"alibi": True}

@@ -135,6 +135,25 @@ def test_experts_around_a_shortcut_run_with_data_context_and_pipeline_ranks_and_
         check_experts(plan_file(config, PLANS["ep 2"]), read_skeleton(divided))
 
 
+def test_mamba_is_divided_over_tp_by_heads_and_groups() -> None:
+    file = plan_file(HYBRIDS["nemotron_h"], PLANS["tp 2"])
+    skeleton = read_skeleton(file)
+    layer = copy.deepcopy(skeleton.layer(0))
+    unfuse(layer, skeleton.config)
+    division = layer_division(skeleton.model, layer, skeleton.structure.layers, skeleton.name)
+    assert division.regions["mixer"].shares_input
+    placements = placements_of(layer, division)
+    assert all(isinstance(placement, Shard) for placement in placements.values())
+    files = {family: plan_file(HYBRIDS[family], PLANS["tp 2"]) for family in ("bamba", "nemotron_h")}
+    for one in files.values():
+        check_tensor_parallel(one, read_skeleton(one))
+    for family, found in run_in_turn(2, engine_run, {family: (one,) for family, one in files.items()}).items():
+        assert worst_update_error(found, reference_run(files[family])) <= TOLERANCE, family
+    one_group = plan_file(HYBRIDS["bamba"] | {"mamba_n_groups": 1}, PLANS["tp 2"])
+    with pytest.raises(SpecError, match="has groups of Mamba-2 1, which tp 2 does not divide"):
+        check_tensor_parallel(one_group, read_skeleton(one_group))
+
+
 @pytest.mark.parametrize("family", ["gemma3_text", "phi3", "qwen3_moe"])
 def test_a_lost_reduction_shows(family: str) -> None:
     """The negative control of this file: without one sum over tp the tolerance is exceeded."""

@@ -107,6 +107,7 @@ def _check_sizes(tp: int, config: PreTrainedConfig, name: str) -> None:
         "key-value heads": getattr(config, "num_key_value_heads", None) or heads,
         "feed-forward width": inner or 4 * config.hidden_size,
         "key heads of linear attention": getattr(config, "linear_num_key_heads", None),
+        "groups of Mamba-2": getattr(config, "mamba_n_groups", None) or getattr(config, "n_groups", None),
     }
     for what, width in widths.items():
         if isinstance(width, int) and width % tp:

@@ -5,7 +5,7 @@ checkpoint of one plan loads under another.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-_PART = re.compile(r"^(?P<owner>.*\.(?:qkv_proj|gate_up_proj|conv1d))\.(?P<index>\d+)\.(?P<kind>weight|bias)$")
+_PART = re.compile(r"^(?P<owner>.*\.(?:qkv_proj|gate_up_proj|in_proj|conv1d))\.(?P<index>\d+)\.(?P<kind>weight|bias)$")
 _STACKED_QKV = re.compile(r"\.c_attn\.(weight|bias)$")
 
 
@@ -56,22 +56,30 @@ class StackedQueryKeyValue(nn.Module):
 class SplitConvolution(nn.ModuleList):
     """The convolution over queries, keys and values of linear attention, which has a filter for each channel, as one a part.
 
-    Its code reads the filters, (channels, 1, kernel), and does not call the module.
+    Its code reads the filters, (channels, 1, kernel), and their biases, and does not call the module.
     """
-
-    bias = None
 
     def __init__(self, fused: nn.Conv1d, sizes: list[int]) -> None:
         parts = []
-        for weight in torch.split(fused.weight.detach(), sizes):
+        biases: Sequence[Tensor | None] = [None] * len(sizes)
+        if fused.bias is not None:
+            biases = torch.split(fused.bias.detach(), sizes)
+        for weight, bias in zip(torch.split(fused.weight.detach(), sizes), biases, strict=True):
             part = nn.Conv1d(len(weight), len(weight), weight.shape[-1], groups=len(weight), bias=False, device="meta")
             part.weight = nn.Parameter(weight.clone())
+            if bias is not None:
+                part.bias = nn.Parameter(bias.clone())
             parts.append(part)
         super().__init__(parts)
 
     @property
     def weight(self) -> Tensor:
         return torch.cat([part.get_parameter("weight") for part in self])
+
+    @property
+    def bias(self) -> Tensor | None:
+        biases: list[Tensor] = [bias for part in self for name, bias in part.named_parameters() if name == "bias"]
+        return torch.cat(biases) if biases else None
 
 
 def unfuse(layer: nn.Module, config: PreTrainedConfig) -> None:
@@ -87,6 +95,12 @@ def unfuse(layer: nn.Module, config: PreTrainedConfig) -> None:
             fused = SplitLinear(module, _query_key_value_sizes(module, config))
         elif isinstance(module, nn.Linear) and name == "gate_up_proj":
             fused = SplitLinear(module, [module.out_features // 2] * 2)
+        elif isinstance(module, nn.Linear) and name == "in_proj" and is_state_space(parent):
+            inner, groups = int(parent.intermediate_size), int(parent.n_groups * parent.ssm_state_size)
+            fused = SplitLinear(module, [inner, inner, groups, groups, int(parent.num_heads)])
+        elif isinstance(module, nn.Conv1d) and is_state_space(parent):
+            inner, groups = int(parent.intermediate_size), int(parent.n_groups * parent.ssm_state_size)
+            fused = SplitConvolution(module, [inner, groups, groups])
         elif isinstance(module, nn.Conv1d) and module.bias is None and is_linear_attention(parent):
             fused = SplitConvolution(module, [int(parent.key_dim)] * 2 + [int(parent.value_dim)])
         elif isinstance(module, Conv1D) and name == "c_attn" and module.nf == 3 * module.nx:
@@ -101,6 +115,12 @@ def unfuse(layer: nn.Module, config: PreTrainedConfig) -> None:
 def is_linear_attention(module: nn.Module) -> bool:
     """Whether `module` is linear attention whose projections have the columns of one key head after those of another."""
     return {"in_proj_qkvz", "in_proj_ba", "conv1d", "out_proj"} <= dict(module.named_children()).keys()
+
+
+def is_state_space(module: nn.Module) -> bool:
+    """Whether `module` is Mamba-2 as transformers writes it: one projection of gates, X, B, C and step sizes, in this order."""
+    known = {"in_proj", "conv1d", "norm", "out_proj"} <= dict(module.named_children()).keys()
+    return known and {"A_log", "D", "dt_bias"} <= dict(module.named_parameters(recurse=False)).keys()
 
 
 def stacks_experts(module: nn.Module) -> bool:

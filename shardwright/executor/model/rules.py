@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from shardwright.base import SpecError
 
 from .division import LayerDivision, Region, Role, planned_roles, regions_of, roles_within
-from .fused import SplitLinear, StackedQueryKeyValue, is_linear_attention
+from .fused import SplitLinear, StackedQueryKeyValue, is_linear_attention, is_state_space
 
 _GATED: Mapping[str, Role] = {"gate_proj": "column", "up_proj": "column", "down_proj": "row"}
 # DeepSeek-V2's plan; that of V3, whose attention has the same modules, leaves its attention out
@@ -42,6 +42,17 @@ _DELTA_RULE: Mapping[str, Role] = {
     "norm": "by_head",
     "out_proj": "row",
 }
+# every part of the projection by head or by group; the norm runs over the heads of each group
+_STATE_SPACE: Mapping[str, Role] = {
+    "in_proj": "column",
+    "conv1d": "column",
+    "dt_bias": "row",
+    "A_log": "row",
+    "D": "row",
+    "norm.weight": "row",
+    "out_proj": "row",
+}
+_PLAIN: Mapping[str, Role] = {"up_proj": "column", "down_proj": "row"}
 _WHOLE: tuple[Role, ...] = ("column_gathered", "row_sliced", "latent", "experts", "packed", "once", "replicated")
 
 
@@ -106,9 +117,12 @@ def _add_known_parts(roles: dict[str, Role], path: str, module: nn.Module) -> No
     for inner, part in module.named_modules(prefix=path):
         if is_linear_attention(part):
             roles.update({f"{inner}.{name}": role for name, role in _DELTA_RULE.items()})
+        if is_state_space(part):
+            roles.update({f"{inner}.{name}": role for name, role in _STATE_SPACE.items()})
         names = {name for name, child in part.named_children() if isinstance(child, nn.Linear)}
-        for known in (_GATED, _LATENT):
+        for known in (_GATED, _LATENT, _PLAIN):
             is_it = "kv_b_proj" in names if known is _LATENT else set(known) <= names
+            is_it &= known is not _PLAIN or names == set(_PLAIN)
             if is_it and not any(f"{inner}.{name}" in roles for name in known):
                 roles.update({f"{inner}.{name}": role for name, role in known.items() if name in names})
         bare = {name for name, _ in part.named_parameters(recurse=False)}

@@ -11,7 +11,7 @@ from torch.distributed.tensor.placement_types import Placement
 from transformers.pytorch_utils import Conv1D
 
 from .division import LayerDivision, Region, Role
-from .fused import StackedQueryKeyValue, is_linear_attention, stacks_experts
+from .fused import StackedQueryKeyValue, is_linear_attention, is_state_space, stacks_experts
 from .moves import (
     GATHER_COLUMNS,
     GATHER_SEQUENCE,
@@ -28,6 +28,7 @@ from .moves import (
 
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "num_kv_heads", "split_size")
 _LINEAR_HEAD_COUNTS = ("num_k_heads", "num_v_heads", "key_dim", "value_dim", "conv_dim")
+_STATE_SPACE_COUNTS = ("num_heads", "n_groups", "intermediate_size", "conv_dim")
 """Attributes of attention that count heads, or columns of heads, of this rank."""
 
 ADAPTER_A, ADAPTER_B = "lora_A", "lora_B"
@@ -119,7 +120,8 @@ def _divide_parameters(module: nn.Module, path: str, region: Region, ranks: Rank
             module.register_parameter(name, ranks.part(parameter, Replicate()))
         return False
     if isinstance(module, nn.Conv1d):  # filters that are read
-        module.register_parameter("weight", ranks.part(module.get_parameter("weight"), Shard(0)))
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, ranks.part(parameter, Shard(0)))
         return False
     added_once = {
         name
@@ -300,9 +302,9 @@ def _share_rotary_columns(module: nn.Module, columns: int, ranks: Ranks) -> None
 
 def _count_own_heads(module: nn.Module, tp: int) -> None:
     """Tell an attention module how many heads its rank has, where its code counts them by itself."""
-    if is_linear_attention(module):
-        for name in _LINEAR_HEAD_COUNTS:
-            setattr(module, name, getattr(module, name) // tp)
+    counts = _LINEAR_HEAD_COUNTS if is_linear_attention(module) else ()
+    for name in _STATE_SPACE_COUNTS if is_state_space(module) else counts:
+        setattr(module, name, getattr(module, name) // tp)
     shared: Any = getattr(module, "config", None)
     if shared is None or not hasattr(shared, "num_attention_heads") or not type(module).__name__.endswith("Attention"):
         return

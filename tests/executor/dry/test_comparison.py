@@ -104,6 +104,16 @@ def test_recurrent_layers_exchange_over_cp_what_is_charged(family: str, kind: Co
         assert entry.bytes.traced == entry.bytes.charged
 
 
+@pytest.mark.parametrize("family", ["bamba", "nemotron_h"])
+@pytest.mark.parametrize("sequence_parallel", [True, False])
+def test_mamba_exchanges_over_tp_what_is_charged(family: str, sequence_parallel: bool) -> None:
+    of_plan = plan((layers(),), tp=2, sequence_parallel=sequence_parallel)
+    (rank,) = dry_run(small(HYBRIDS[family], of_plan)).ranks
+    assert rank.traffic
+    for entry in rank.traffic:
+        assert (entry.calls.traced, entry.bytes.traced) == (entry.calls.charged, entry.bytes.charged)
+
+
 def test_states_that_are_gathered_twice_show(monkeypatch: pytest.MonkeyPatch) -> None:
     _twice(moves.MeshRanks, "gather")(monkeypatch)
     (rank,) = dry_run(small(OTHERS["qwen3_next"], plan((layers(),), cp=2))).ranks

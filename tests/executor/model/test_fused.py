@@ -9,7 +9,7 @@ from shardwright.executor.model.fused import engine_state, hugging_face_state, u
 from shardwright.executor.model.hugging_face import model_class, read_config
 from shardwright.executor.model.tensor_parallel import flatten_experts
 from tests.parity.cases import layers, plan, plan_file
-from tests.parity.families import FAMILIES, OTHERS
+from tests.parity.families import FAMILIES, HYBRIDS, OTHERS
 
 
 def _model(config: Mapping[str, Any]) -> PreTrainedModel:
@@ -20,9 +20,9 @@ def _model(config: Mapping[str, Any]) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("family", ["gpt2", "phi3", "glm4", "mixtral", "gpt_oss", "llama", "qwen3_next"])
+@pytest.mark.parametrize("family", ["gpt2", "phi3", "glm4", "mixtral", "gpt_oss", "llama", "qwen3_next", "bamba"])
 def test_states_go_there_and_back(family: str) -> None:
-    model = _model((FAMILIES | OTHERS)[family])
+    model = _model((FAMILIES | OTHERS | HYBRIDS)[family])
     state = {name: value.detach().clone() for name, value in model.named_parameters(remove_duplicate=False)}
     unfuse(model, model.config)
     own = {name: value.detach() for name, value in model.named_parameters(remove_duplicate=False)}
@@ -33,9 +33,9 @@ def test_states_go_there_and_back(family: str) -> None:
     assert all(torch.equal(again[name], own[name]) for name in own)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "phi3", "glm4", "qwen3_next"])
+@pytest.mark.parametrize("family", ["gpt2", "phi3", "glm4", "qwen3_next", "bamba"])
 def test_a_split_projection_computes_the_same(family: str) -> None:
-    model = _model((FAMILIES | OTHERS)[family])
+    model = _model((FAMILIES | OTHERS | HYBRIDS)[family])
     tokens = torch.arange(12).view(2, 6)
     with torch.no_grad():
         whole = model(input_ids=tokens).logits
