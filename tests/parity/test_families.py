@@ -135,6 +135,19 @@ def test_experts_around_a_shortcut_run_with_data_context_and_pipeline_ranks_and_
         check_experts(plan_file(config, PLANS["ep 2"]), read_skeleton(divided))
 
 
+def test_experts_without_gates_are_spread_and_shared() -> None:
+    plans = {
+        "over dp and tp": plan((layers(zero=1),), dp_shard=2, tp=2, ep=4),
+        "that share": plan((layers(zero=1),), dp_shard=2, tp=2, ep=2, etp=2),
+    }
+    files = {name: plan_file(HYBRIDS["nemotron_h"], of_plan) for name, of_plan in plans.items()}
+    reference = reference_run(files["that share"])
+    for file in files.values():
+        check_experts(file, read_skeleton(file))
+    for name, found in run_in_turn(4, engine_run, {name: (file,) for name, file in files.items()}).items():
+        assert worst_update_error(found, reference) <= TOLERANCE, name
+
+
 def test_mamba_is_divided_over_tp_by_heads_and_groups() -> None:
     file = plan_file(HYBRIDS["nemotron_h"], PLANS["tp 2"])
     skeleton = read_skeleton(file)

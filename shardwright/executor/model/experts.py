@@ -62,7 +62,7 @@ def _check_module(plan_file: PlanFile, module: nn.Module, path: str) -> None:
         )
     if len(inspect.signature(module.forward).parameters) != _ARGUMENTS or not hasattr(module, "num_experts"):
         raise SpecError(f"{name}: {type(module).__name__} is not given tokens with their experts; plan with ep 1")
-    if mesh.expert_tp > 1 and not stacks_experts(module):
+    if mesh.expert_tp > 1 and not stacks_experts(module) and "up_proj" not in module._parameters:
         raise SpecError(
             f"{name}: {mesh.expert_tp} ranks cannot share the columns of {type(module).__name__}; plan with an ep that is a multiple of "
             f"tp {mesh.tp}, or with --etp 1"
@@ -78,15 +78,16 @@ def experts_paths(layer: nn.Module) -> list[str]:
     return [
         path
         for path, module in layer.named_modules()
-        if {"gate_up_proj", "down_proj"} <= module._parameters.keys()
+        if ("gate_up_proj" in module._parameters or "up_proj" in module._parameters)
+        and "down_proj" in module._parameters
         and all(parameter is not None and parameter.dim() >= 2 for parameter in module._parameters.values())
     ]
 
 
 def _placements(name: str, parameter: Tensor, mesh: DeviceMesh) -> list[Placement]:
-    """Return where experts are cut over ep, and over ranks that share the columns of an expert: (experts, 2, width, hidden) and
-    (experts, hidden, width), and in their adapters what is as wide."""
-    shared: Placement = Shard(2)
+    """Return where experts are cut over ep, and over ranks that share the columns of an expert: (experts, 2, width, hidden), or
+    (experts, width, hidden) without gates, and (experts, hidden, width); and in their adapters what is as wide."""
+    shared: Placement = Shard(1) if name == "up_proj" else Shard(2)
     if name.startswith((ADAPTER_A, ADAPTER_B)):
         beside = parameter.dim() == 4 or (name.startswith(ADAPTER_A) and name.endswith("down_proj"))
         shared = Shard(2) if beside else Replicate()
