@@ -70,12 +70,12 @@ class EndWork:
         the two are on different stages (pp > 1)."""
         tokens, hidden, element = self.frame.tokens, self.frame.model.hidden_size, self.frame.element_bytes
         trained = self.frame.training.trainable.trains_head
-        linear = replace(self.frame.plain, trained=trained)
         saved = 4.0 if self.frame.stack.fp32_logit_copies else float(element)  # the softmax, from forward to backward
         block = _VOCABULARY_BLOCK if self.frame.stack.pads_vocabulary else 1
         vocabulary = block * np.ceil(self.frame.model.vocab_size / self.frame.candidates.tp / block)
         chunks = self.frame.training.loss_chunks
         matmuls = [operators.Matmul(np.ceil(tokens / chunks), hidden, vocabulary)]  # of each piece
+        linear = replace(self.frame.plain, trained=trained).seconds(matmuls)
         logits = tokens * vocabulary
         loss = self._loss_bytes_per_logit * logits / 2
         alive = self._logit_bytes * logits / chunks
@@ -97,13 +97,13 @@ class EndWork:
         parameters = self.frame.local_parameters(self.frame.model.head_parameters()) * apart
         return self._end(
             forward=self._norm_seconds()
-            + chunks * linear.forward_seconds(matmuls)
+            + chunks * linear.forward
             + chunks * judge("cross_entropy", logits / chunks, loss / chunks),
             backward=self._norm_seconds(backward=True)
-            + chunks * linear.backward_seconds(matmuls)
+            + chunks * linear.backward
             + chunks * judge("cross_entropy", logits / chunks, loss / chunks, backward=True)
             + summing,
-            weight_gradient=chunks * linear.weight_gradient_seconds(matmuls) + summing,
+            weight_gradient=chunks * linear.weight_gradient + summing,
             parameters=parameters,
             whole=self.frame.whole_parameters(self.frame.model.head_parameters()) * apart,
             kept=kept_logits
@@ -125,13 +125,11 @@ class EndWork:
         ]
         given, look_up = frame.tokens * hidden, frame.times.operator_seconds
         trained = frame.training.trainable.trains_layer_weights
-        linear = replace(frame.linear, trained=trained)
+        linear = replace(frame.linear, trained=trained).seconds(matmuls)
         return self._end(
-            forward=2 * self._norm_seconds()
-            + linear.forward_seconds(matmuls)
-            + look_up("embedding", given, 2 * frame.hidden_bytes),
-            backward=2 * self._norm_seconds(backward=True) + linear.backward_seconds(matmuls),
-            weight_gradient=linear.weight_gradient_seconds(matmuls),
+            forward=2 * self._norm_seconds() + linear.forward + look_up("embedding", given, 2 * frame.hidden_bytes),
+            backward=2 * self._norm_seconds(backward=True) + linear.backward,
+            weight_gradient=linear.weight_gradient,
             parameters=np.asarray(2 * hidden * hidden / np.asarray(frame.candidates.tp) + 2 * hidden),
             whole=2 * hidden,
             kept=frame.tokens * 2 * (self._norm_bytes / frame.sequence_split + element * hidden * trained),

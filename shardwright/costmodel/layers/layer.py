@@ -31,7 +31,7 @@ from .recompute import RepeatedModules, Selection, repeated_modules, selection
 from .row import RowWork, by_policy, repeated_when_full, without_backward
 from .saved import layer_code
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
-from .weight_matmuls import WeightMatmuls
+from .weight_matmuls import MatmulSeconds, WeightMatmuls
 
 # Share of a dense layer's launches that belong to attention, its norm and its residual: 22 of 34 in transformers' Llama.
 _ATTENTION_LAUNCHES = 22 / 34
@@ -85,8 +85,7 @@ class LayerWork:
         work = RowWork(
             forward_seconds=passes.forward,
             backward_seconds=passes.backward,
-            weight_gradient_seconds=self._linear.weight_gradient_seconds(self._matmuls)
-            + self.frame.plain.weight_gradient_seconds(self._adapters.matmuls),
+            weight_gradient_seconds=self._linear_seconds.weight_gradient + self._adapter_seconds.weight_gradient,
             recompute_seconds_by_policy=by_policy(
                 none=self._tiles_again,
                 selective=repeated.selective + self._tiles_again,
@@ -149,6 +148,14 @@ class LayerWork:
     def _linear(self) -> WeightMatmuls:
         """The weight matmuls of the layer, without gradients of frozen weights."""
         return replace(self.frame.linear, trained=self.frame.training.trainable.trains_layer_weights)
+
+    @cached_property
+    def _linear_seconds(self) -> MatmulSeconds:
+        return self._linear.seconds(self._matmuls)
+
+    @cached_property
+    def _adapter_seconds(self) -> MatmulSeconds:
+        return self.frame.plain.seconds(self._adapters.matmuls)
 
     @cached_property
     def _adapters(self) -> Adapters:
@@ -220,20 +227,20 @@ class LayerWork:
     @cached_property
     def _busy(self) -> Passes:
         """Seconds of the device alone."""
-        linear, core, moving, beside = self._linear, self._core, self._memory_bound, self._beside_frozen
+        linear, core, moving, beside = self._linear_seconds, self._core, self._memory_bound, self._beside_frozen
         return Passes(
-            linear.forward_seconds(self._matmuls) + core.forward + moving.forward + beside.forward,
-            linear.backward_seconds(self._matmuls) + core.backward + moving.backward + beside.backward,
+            linear.forward + core.forward + moving.forward + beside.forward,
+            linear.backward + core.backward + moving.backward + beside.backward,
         )
 
     @cached_property
     def _beside_frozen(self) -> Passes:
         """Seconds of adapters, and of restoring frozen weights from a lower format."""
-        plain, moved, adapters = self.frame.plain, self.frame.times.memory_bound_seconds, self._adapters
+        seconds, moved, adapters = self._adapter_seconds, self.frame.times.memory_bound_seconds, self._adapters
         base = BaseWeights(self.frame.training, self._matmuls)
         return Passes(
-            plain.forward_seconds(adapters.matmuls) + moved(adapters.forward_bytes + base.forward_bytes),
-            plain.backward_seconds(adapters.matmuls) + moved(adapters.backward_bytes + base.backward_bytes),
+            seconds.forward + moved(adapters.forward_bytes + base.forward_bytes),
+            seconds.backward + moved(adapters.backward_bytes + base.backward_bytes),
         )
 
     @property
@@ -388,10 +395,10 @@ class LayerWork:
         ladder, all of them."""
         if self.block.ladder:
             return self._passes
-        linear, busy, passes = self._linear, self._busy, self._passes
+        linear, busy, passes = self._linear_seconds, self._busy, self._passes
         return Passes(
-            linear.forward_seconds(self._matmuls) + passes.forward - busy.forward,
-            linear.backward_seconds(self._matmuls) + passes.backward - busy.backward,
+            linear.forward + passes.forward - busy.forward,
+            linear.backward + passes.backward - busy.backward,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,14 @@ _SHAPES: Mapping[MatmulPart, Callable[[Matmul], tuple[Number, Number, Number]]] 
 }
 
 
+class MatmulSeconds(NamedTuple):
+    """Seconds of weight matmuls in the two passes, (N,) each. `weight_gradient` is part of `backward`."""
+
+    forward: Array
+    backward: Array
+    weight_gradient: Array
+
+
 @dataclass(frozen=True)
 class WeightMatmuls:
     """Weight matmuls of every candidate, shapes (N,).
@@ -32,6 +41,16 @@ class WeightMatmuls:
     sequence_split: Array
     low: LinearFormat | None = None
     trained: bool = True
+
+    def seconds(self, matmuls: list[Matmul]) -> MatmulSeconds:
+        """Seconds of both passes at once, for those that need several of them."""
+        operands = self._operand_seconds(matmuls)
+        weights = self.weight_gradient_seconds(matmuls)
+        return MatmulSeconds(
+            self._sum(matmuls, "forward") + operands[0],
+            self._sum(matmuls, "input_gradient") + weights + operands[1],
+            weights,
+        )
 
     def forward_seconds(self, matmuls: list[Matmul]) -> Array:
         """Seconds of (m, k) (k, n), and of making the operands where no other kernel does that."""

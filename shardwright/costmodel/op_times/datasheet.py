@@ -30,7 +30,7 @@ _BACKWARD_BYTES = 2 + 2 + 4 + 4 + 2
 _OPERAND_BYTES: Mapping[str, float] = {**BYTES_PER_ELEMENT, "fp4": 0.5}
 # (tile rows, tile columns, rate relative to the largest tile): small matmuls use smaller, slower tiles to fill the
 # card.
-_TILES = ((256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55))
+_TILES = np.array([(256, 128, 1.0), (128, 128, 0.9), (64, 128, 0.75), (64, 64, 0.55)])
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,12 @@ class CatalogTimes:
 
     def _filled(self, m: Array, n: Array, groups: Number) -> Array:
         """Share of the card that the best tile size keeps busy: tile quantisation times wave quantisation."""
-        units = self.device.multiprocessors
-        shares = []
-        for rows, columns, rate in _TILES:
-            tiles = np.ceil(m / rows) * np.ceil(n / columns) * groups
-            used = m * n * groups / (tiles * rows * columns)
-            shares.append(rate * used * tiles / (np.ceil(tiles / units) * units))
-        return np.asarray(np.maximum.reduce(shares))
+        units, shape = self.device.multiprocessors, (-1,) + (1,) * np.broadcast(m, n, groups).ndim
+        rows, columns, rate = (each.reshape(shape) for each in _TILES.T)
+        tiles = np.ceil(m / rows) * np.ceil(n / columns) * groups
+        used = m * n * groups / (tiles * rows * columns)
+        shares = rate * used * tiles / (np.ceil(tiles / units) * units)
+        return np.asarray(shares.max(axis=0))
 
     def attention_seconds(
         self, flops: Number, *, head_size: Number, seq_len: Number, backward: bool, value_size: Number | None = None
