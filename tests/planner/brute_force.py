@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import combinations, pairwise, product
 from math import gcd
+from typing import TypeVar
 
 from shardwright.base.errors import InfeasibleError, SpecError
 from shardwright.costmodel.checks import check_memory
@@ -30,6 +31,8 @@ from shardwright.specs.schedules import ScheduleName, splits_backward
 from shardwright.specs.training import TrainingSpec
 from tests.planner.priced_plans import priced_plans
 
+_Value = TypeVar("_Value", bound=float | str)
+
 _ZERO_STAGES: tuple[ZeroStage, ...] = (0, 1, 2, 3)
 _SEVERAL: tuple[ScheduleName, ...] = ("interleaved-1f1b", "breadth-first")
 _IN_A_V: tuple[ScheduleName, ...] = ("zb-v", "v-half", "v-min", "dualpipe-v")
@@ -41,36 +44,24 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
 
     Of plans that differ in nothing but the order of one stage's recompute policies among equal layers only one is given.
     """
-    shares = [share for share in _shares("offload_activations", fixed) if fixed.allows("offload_activations", share)]
-    policies = tuple(
-        Strategy(policy, share) for policy in POLICIES if fixed.allows("recompute", policy) for share in shares
-    )
+    shares = _kept(fixed, "offload_activations", _shares("offload_activations", fixed))
+    policies = tuple(Strategy(policy, share) for policy in _kept(fixed, "recompute", POLICIES) for share in shares)
+    zero_stages = _kept(fixed, "zero_stage", _ZERO_STAGES)
+    micro_batches = _kept(fixed, "micro_batch", range(1, training.global_batch + 1))
+    offloads = _kept(fixed, "offload_optimizer", _shares("offload_optimizer", fixed))
     for mesh in _meshes(model, cluster, training, fixed):
+        spread = training.software.runs.vocabulary_parallel if mesh.pp > 1 else ()
         for zero_stage, micro_batch, (schedule, chunks), offload, (kind, degree), vocabulary, sync in product(
-            _ZERO_STAGES,
-            range(1, training.global_batch + 1),
-            _schedules(mesh.pp, model.layer_count),
-            _shares("offload_optimizer", fixed),
+            zero_stages,
+            [size for size in micro_batches if training.global_batch % (size * mesh.dp) == 0],
+            _schedules(mesh.pp, model.layer_count, fixed),
+            offloads,
             _exchanges(mesh.cp, fixed),
-            ("none", *(training.software.runs.vocabulary_parallel if mesh.pp > 1 else ())),
+            _kept(fixed, "vocabulary_parallel", ("none", *spread)),
             fixed.syncs,
         ):
             sequences = micro_batch * mesh.dp
-            choice: dict[str, float | str] = {
-                "zero_stage": zero_stage,
-                "micro_batch": micro_batch,
-                "schedule": schedule,
-            }
-            choice |= {
-                "stages_per_rank": chunks,
-                "offload_optimizer": offload,
-                "context_parallel": kind,
-                "vocabulary_parallel": vocabulary,
-                "ulysses_degree": degree,
-            }
-            choice |= {name: getattr(mesh, name) for name in AXES}
-            kept = all(fixed.allows(name, value) for name, value in choice.items())
-            if not kept or training.global_batch % sequences or _is_left_out(mesh, zero_stage, micro_batch, fixed):
+            if _is_left_out(mesh, zero_stage, micro_batch, fixed):
                 continue
             same_as_1f1b = mesh.pp == 1 or training.global_batch == sequences
             if schedule == "gpipe" and fixed.schedule is None and same_as_1f1b:
@@ -126,6 +117,11 @@ def _split_policies(
     return tuple(strategy for strategy in policies if strategy.recompute in split.recompute)
 
 
+def _kept(fixed: Fixed, choice: str, options: Iterable[_Value]) -> list[_Value]:
+    """Those of `options` that a choice may take."""
+    return [option for option in options if fixed.allows(choice, option)]
+
+
 def _shares(choice: str, fixed: Fixed) -> tuple[float, ...]:
     """Eighths where shares are asked for; else the optimizer moves as a whole, and activations stay."""
     if fixed.gives(choice):
@@ -167,10 +163,11 @@ def one_by_one(
 def _exchanges(cp: int, fixed: Fixed) -> list[tuple[ContextParallel, int]]:
     """Where nothing is exchanged, any way that is allowed stands for all."""
     if cp == 1:
-        return [(fixed.context_parallel or CONTEXT_PARALLEL[0], 1)]
-    plain: list[tuple[ContextParallel, int]] = [(kind, 1) for kind in CONTEXT_PARALLEL if kind != "ulysses-ring"]
-    both: list[tuple[ContextParallel, int]] = [("ulysses-ring", of) for of in range(2, cp) if cp % of == 0]
-    return [*plain, *both]
+        ways: list[tuple[ContextParallel, int]] = [(fixed.context_parallel or CONTEXT_PARALLEL[0], 1)]
+    else:
+        ways = [(kind, 1) for kind in CONTEXT_PARALLEL if kind != "ulysses-ring"]
+        ways += [("ulysses-ring", of) for of in range(2, cp) if cp % of == 0]
+    return [way for way in ways if fixed.allows("context_parallel", way[0]) and fixed.allows("ulysses_degree", way[1])]
 
 
 def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> Iterator[Mesh]:
@@ -196,11 +193,13 @@ def _meshes(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fixe
                 mesh = Mesh(pp=pp, dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp, ep=ep, etp=etp, order=order)
             except ValueError:  # experts that do not fold
                 continue
+            if not all(fixed.allows(name, getattr(mesh, name)) for name in AXES):
+                continue
             if order == PIPELINE_OUTERMOST or pp == 1 or mesh.same_experts == mesh.dp:  # else Megatron-Core refuses it
                 yield mesh
 
 
-def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:
+def _schedules(pp: int, layers: int, fixed: Fixed) -> list[tuple[ScheduleName, int]]:
     """Of stages that differ by a layer at most two, or one in eight, are shorter, as the planner's space has it."""
     chunks = [
         count for count in range(2, layers // pp + 1) if pp > 1 and -layers % (pp * count) <= max(2, pp * count // 8)
@@ -208,7 +207,8 @@ def _schedules(pp: int, layers: int) -> list[tuple[ScheduleName, int]]:
     split: list[tuple[ScheduleName, int]] = [("zb-h1", 1), ("zb-2p", 1)]
     split += [(name, 2) for name in _IN_A_V if 2 in chunks]
     several: list[tuple[ScheduleName, int]] = [(name, count) for name in _SEVERAL for count in chunks]
-    return [("1f1b", 1), ("gpipe", 1), *several, *split]
+    every: list[tuple[ScheduleName, int]] = [("1f1b", 1), ("gpipe", 1), *several, *split]
+    return [one for one in every if fixed.allows("schedule", one[0]) and fixed.allows("stages_per_rank", one[1])]
 
 
 @lru_cache(maxsize=256)
