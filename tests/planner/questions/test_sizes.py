@@ -41,7 +41,7 @@ def test_longest_sequence_against_every_length(seed: int) -> None:
     longest = next((n for n in range(_MOST, 0, -1) if _fits(problem, seq_len=n * _STEP)), 0)
     if not longest:
         with pytest.raises((InfeasibleError, SpecError)):
-            longest_sequence(*problem, step=_STEP)
+            longest_sequence(*problem, step=_STEP, explain_none="nothing")
         return
     found = longest_sequence(*problem, step=_STEP)
     assert _fits(problem, seq_len=found.best.value)
@@ -108,7 +108,7 @@ def test_largest_micro_batch_against_every_divisor(seed: int) -> None:
     fitting = [size for size in (1, 2, 3, 4, 6, 8, 12, 24) if fits(Fixed(micro_batch=size))]
     if not fitting:
         with pytest.raises((InfeasibleError, SpecError)):
-            largest_micro_batch(*problem)
+            largest_micro_batch(*problem, explain_none="nothing")
         return
     found = largest_micro_batch(*problem)
     assert found.best.value == fitting[-1]
