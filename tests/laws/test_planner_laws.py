@@ -306,7 +306,7 @@ class TestAdviceIsTrue:
             _search(starved, fixed)
         except InfeasibleError:
             for change in what_would_fit(*starved, fixed, op_times(starved.cluster, starved.training)):
-                found = search(starved.model, change.cluster, change.training, fixed=change.fixed)
+                found = _search(starved._replace(cluster=change.cluster, training=change.training), change.fixed)
                 check_memory(found.estimate, change.cluster)
 
 

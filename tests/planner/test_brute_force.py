@@ -1,6 +1,7 @@
 """The oracle prices plans as the cost model estimates them, one by one."""
 
 import random
+from itertools import islice
 
 import pytest
 
@@ -11,7 +12,9 @@ from shardwright.planner.space.fixed import Fixed
 from shardwright.specs.plan import Plan
 from shardwright.specs.schedules import ScheduleName
 from tests.planner.brute_force import all_plans, fastest, one_by_one
+from tests.planner.mixed.mixed_problems import random_mixed_problem
 from tests.planner.priced_plans import priced_plans
+from tests.planner.rows_once import rows_once
 from tests.planner.small_problems import Problem, random_problem
 
 _SAMPLE = 4
@@ -70,3 +73,22 @@ def test_the_fastest_is_that_of_single_estimates() -> None:
     problem, fixed = random_problem(3000), Fixed(micro_batch=1, zero_stage=1, offload_optimizer=0)
     steps = one_by_one(*problem, all_plans(*problem, fixed))
     assert fastest(*problem, fixed) == pytest.approx(min(steps), rel=1e-12)
+
+
+def test_rows_taken_from_earlier_plans_change_no_step() -> None:
+    """Of two unlike groups, in both orders."""
+    model, cluster, training = random_mixed_problem(4)
+
+    def steps() -> list[float]:
+        each = (cluster.in_order(order) for order in ((0, 1), (1, 0)))
+        fixed = Fixed(micro_batch=1, offload_optimizer=0, schedule="1f1b")
+        return [
+            seconds
+            for one in each
+            for seconds in one_by_one(model, one, training, islice(all_plans(model, one, training, fixed), 0, None, 3))
+        ]
+
+    alone = steps()
+    with rows_once():
+        assert steps() == alone
+    assert len(set(alone)) > 10

@@ -124,10 +124,11 @@ class _Search:
         """Search replicas, then the arrangements together, entries by their bounds, below the best of these, and then each uniform part
         below the best of both."""
         uniform = [self.cluster.alone(index) for index in range(len(self.cluster.groups))]
+        ordered = list(arrangements(self.cluster)) if "pipeline" in self.across else []  # refuses before any search
         if "replicas" in self.across and self.fixed.stages is None:
             self._replicas()
         if "pipeline" in self.across:
-            found = list(self._arranged(uniform))
+            found = list(self._arranged(ordered, uniform))
             bounds = [step_bounds(each, each.allowed) for each in found]
             if found:
                 self._mixed(found, bounds)
@@ -158,9 +159,9 @@ class _Search:
             if run.best is not None:
                 self.best = _Found(run.limit, part, run.plan)
 
-    def _arranged(self, uniform: list[ClusterSpec]) -> Iterator[Arrangement]:
+    def _arranged(self, orders: list[ClusterSpec], uniform: list[ClusterSpec]) -> Iterator[Arrangement]:
         """Yield the arrangements that have a space."""
-        for ordered in arrangements(self.cluster):
+        for ordered in orders:
             if not ordered.is_mixed:
                 uniform.append(ordered)
                 continue

@@ -15,6 +15,7 @@ from shardwright.specs.model.model import ModelSpec
 from shardwright.specs.plan import Plan, Replicas
 from shardwright.specs.training import TrainingSpec
 from tests.planner.brute_force import all_plans, fastest
+from tests.planner.rows_once import rows_once
 from tests.planner.small_problems import Problem, tiny_cluster, tiny_model
 
 
@@ -77,6 +78,7 @@ def _group(devices: int, chance: random.Random, name: str, memory_bytes: float, 
     )
 
 
+@rows_once()
 def fastest_of_all(problem: Problem, fixed: Fixed) -> float | None:
     """Seconds of the fastest plan through both groups in either order, as replicas in both, or on one alone; None where none fits."""
     model, cluster, training = problem
@@ -86,6 +88,7 @@ def fastest_of_all(problem: Problem, fixed: Fixed) -> float | None:
     return min((seconds for seconds in found if seconds is not None), default=None)
 
 
+@rows_once()
 def fastest_replicas(problem: Problem, fixed: Fixed) -> float | None:
     """Seconds of the fastest plan with replicas in both groups, whose micro batches divide the sequences of a rank's place.
 

@@ -57,9 +57,9 @@ class TestEqualsBruteForce:
         best = fastest_of_all(problem, fixed)
         if best is None:
             with pytest.raises((InfeasibleError, SpecError)):
-                search_mixed(*problem, fixed=fixed)
+                search_mixed(*problem, fixed=fixed, explain_none="nothing")
             return
-        found = search_mixed(*problem, fixed=fixed)
+        found = search_mixed(*problem, fixed=fixed, runners_up=0)
         assert found.result.estimate.step_seconds == pytest.approx(best, rel=1e-9)
         assert found.result.gap <= 1e-9
 
@@ -69,7 +69,7 @@ class TestEqualsBruteForce:
         for seed in range(9):
             problem = random_mixed_problem(seed)
             try:
-                mixed.append(search_mixed(*problem).cluster.is_mixed)
+                mixed.append(search_mixed(*problem, runners_up=0, explain_none="nothing").cluster.is_mixed)
             except (InfeasibleError, SpecError):
                 continue
         assert 2 <= sum(mixed) < len(mixed)
@@ -117,7 +117,7 @@ class TestMixedPlans:
 
     def test_a_plan_fixed_whole_is_found_again(self) -> None:
         first = found_on_both(PIPELINE)
-        again = search_mixed(LLAMA, first.cluster, TRAINING, fixed=Fixed.of(first.result.plan))
+        again = search_mixed(LLAMA, first.cluster, TRAINING, fixed=Fixed.of(first.result.plan), runners_up=0)
         assert again.result.plan == first.result.plan
         assert again.result.estimate.step_seconds == pytest.approx(first.result.estimate.step_seconds, rel=1e-12)
 
