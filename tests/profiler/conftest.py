@@ -3,6 +3,9 @@
 import pytest
 
 from shardwright.profiler.session import crew, measure
+from tests.profiler.forked import forked_ranks
+
+__all__ = ["forked_ranks", "quick_reference"]
 
 
 @pytest.fixture

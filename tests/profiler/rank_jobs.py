@@ -14,7 +14,9 @@ from shardwright.base.errors import SpecError
 from shardwright.costmodel.op_times.protocol import CollectiveName
 from shardwright.profiler.probes.movement.collective import CollectiveProbe
 from shardwright.profiler.probes.movement.overlap import CollectiveOverlapProbe
-from shardwright.profiler.ranks.torch_ranks import TorchRanks
+from shardwright.profiler.ranks.launch import detected_launch
+from shardwright.profiler.ranks.torch_ranks import TorchRanks, joined_ranks
+from shardwright.profiler.ranks.watch import WatchTimes
 from shardwright.profiler.session.measure import ProfileRequest, measure_profile
 from shardwright.profiler.timing.machines import machine_here
 from shardwright.profiler.timing.probe import Sizes
@@ -86,3 +88,20 @@ class FirstSizes(CollectiveProbe):
 
     def between(self, one: Sizes, other: Sizes) -> Sizes | None:
         return None
+
+
+def as_rank_of_a_launcher(arguments: list[str]) -> int:
+    """Do a job of this module as the rank that the environment describes, and print what it returns or why it failed.
+
+    `arguments`: its name, the name of the machine, and its argument; "silent" counts ranks as dead after two seconds.
+    """
+    job, host, argument = arguments
+    times = WatchTimes(beat_seconds=0.2, silent_seconds=2.0) if argument == "silent" else None
+    launch = detected_launch(os.environ)
+    assert launch is not None
+    try:
+        with joined_ranks(launch, host=host, watch_times=times) as ranks:
+            print(globals()[job](ranks, argument, print))
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+    return 0

@@ -44,6 +44,7 @@ def test_ranks_tell_gather_and_know_their_nodes() -> None:
         ("kill", RanksLostError, r"^rank 1 was killed \(SIGKILL\), perhaps for want of memory$"),
     ],
 )
+@pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.timeout(120)
 def test_a_rank_that_fails_is_one_line_and_ends_the_others(how: str, error: type[Exception], words: str) -> None:
     """The other rank waits in a barrier that would last ten minutes."""
@@ -51,6 +52,7 @@ def test_a_rank_that_fails_is_one_line_and_ends_the_others(how: str, error: type
         run_local_ranks(2, f"{JOBS}:fail_as_told", how)
 
 
+@pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.timeout(120)
 def test_ranks_that_notice_nothing_are_ended() -> None:
     """The other rank computes for ten minutes and wants nothing of the one that died."""

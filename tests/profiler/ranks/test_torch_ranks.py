@@ -14,21 +14,11 @@ from shardwright.base.errors import SpecError
 from shardwright.profiler.ranks.launch import Launch
 from shardwright.profiler.ranks.local_ranks import run_local_ranks
 from shardwright.profiler.ranks.torch_ranks import joined_ranks
+from tests.profiler.forked import ForkedRank
+from tests.profiler.rank_jobs import as_rank_of_a_launcher
 
 ROOT = Path(__file__).parents[3]
-RANK = """
-import os, sys
-from shardwright.profiler.ranks.launch import detected_launch
-from shardwright.profiler.ranks.watch import WatchTimes
-from shardwright.profiler.ranks import joined_ranks
-from tests.profiler import rank_jobs
-try:
-    times = WatchTimes(beat_seconds=0.2, silent_seconds=2.0) if sys.argv[3] == "silent" else None
-    with joined_ranks(detected_launch(os.environ), host=sys.argv[2], watch_times=times) as ranks:
-        print(getattr(rank_jobs, sys.argv[1])(ranks, sys.argv[3], print))
-except Exception as error:
-    print(f"{type(error).__name__}: {error}")
-"""
+RANK = "import sys; from tests.profiler.rank_jobs import as_rank_of_a_launcher; as_rank_of_a_launcher(sys.argv[1:])"
 
 
 def _environments(launcher: str, port: int) -> list[dict[str, str]]:
@@ -46,21 +36,27 @@ def _environments(launcher: str, port: int) -> list[dict[str, str]]:
     return [common | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": "0"} for rank in range(2)]
 
 
-def _started(launcher: str, job: str, argument: str) -> "list[subprocess.Popen[str]]":
+def _started(launcher: str, job: str, argument: str) -> "list[subprocess.Popen[str]] | list[ForkedRank]":
+    """Two ranks of torchrun as processes of their own, or two of Slurm as forks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_", "RANK"))}
     base = plain | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    each = [
+        (base | of_rank, [job, f"node{rank}", argument]) for rank, of_rank in enumerate(_environments(launcher, port))
+    ]
+    errors = subprocess.STDOUT if argument == "silent" else subprocess.DEVNULL
+    if launcher == "slurm":
+        return [
+            ForkedRank(as_rank_of_a_launcher, given, env=environment, stdout=subprocess.PIPE, stderr=errors)
+            for environment, given in each
+        ]
     return [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, job, f"node{rank}", argument],
-            env=base | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if argument == "silent" else subprocess.DEVNULL,
-            text=True,
+            [sys.executable, "-c", RANK, *given], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
         )
-        for rank, environment in enumerate(_environments(launcher, port))
+        for environment, given in each
     ]
 
 
@@ -143,6 +139,7 @@ def test_on_gpus_each_rank_takes_its_own_and_nccl_is_used_besides_gloo(
     assert taken == [1, ("cpu:gloo,cuda:nccl", 3, 4)]
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_whole_profiles_are_measured_by_four_ranks_on_two_nodes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
