@@ -23,7 +23,7 @@ from .checks import (
 )
 from .evaluate import EstimatePlan, Prediction, estimate_plan, fastest, predict, simulate_plan
 from .intervals import LEVELS, RUN_CLASSES, SAFE, RunClass, class_factors, fits_probability, run_class, safe_reserve
-from .layers import adapter_parameters, model_flops_per_sequence
+from .layers import HASH_COORDINATES, HASHES, adapter_parameters, model_flops_per_sequence
 from .mixed_ranks import MixedRanks, MixedTimes
 from .optimizers import can_update, check_optimizer, off_device, why_not_updated
 from .pass_parts import PassPart, pass_parts
@@ -43,6 +43,8 @@ from .reliability import Goodput, Reliability, goodput
 from .variants import step_seconds_by_variant
 
 __all__ = [
+    "HASHES",
+    "HASH_COORDINATES",
     "LEVELS",
     "MIXED_SCHEDULES",
     "PHASES_KIND",

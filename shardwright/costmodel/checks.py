@@ -72,6 +72,11 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
         mesh.cp, mesh.tp, plan.context_parallel, model, training, sequence_parallel=split, ulysses_degree=trading
     )
     check_expert_parallel(mesh.ep, mesh.expert_tp, model, training)
+    if training.approximate and plan.expert_dispatch != "all-to-all":
+        raise SpecError(
+            f"expert_dispatch '{plan.expert_dispatch}' sends one copy of a token for several experts, and tokens_per_centroid "
+            f"{training.tokens_per_centroid} means for one expert each; set 'all-to-all'"
+        )
     check_mixed(plan, cluster)
     if reason := why_not_agree(plan.sync, training):
         raise SpecError(reason)

@@ -63,6 +63,11 @@ def export_plan(plan_file: PlanFile, target: Target, *, closest: bool = False) -
             f"{target.name} reduces gradients exactly, and the plan's replicas agree approximately ({plan_file.plan.sync}); plan with "
             "--sync exact"
         )
+    if plan_file.training.approximate:
+        raise SpecError(
+            f"{target.name} sends every token to its experts, and the plan sends means of {plan_file.training.tokens_per_centroid}; plan with "
+            "--tokens-per-centroid 1"
+        )
     text, back = express(plan_file, target)
     moved = _on_stack(plan_file, target, back.training.stack)
     wanted, got = choices_of(moved), choices_of(back)

@@ -21,6 +21,7 @@ TRAINING_DEFAULTS: Mapping[str, Any] = {
     "overlaps_dispatch": False,
     "global_balance": False,
     "dispatch_pieces": 1,
+    "tokens_per_centroid": 1,
     "mlp_tiles": 1,
     "mtp_layers": 0,
     "activation_offload_layers": 0,

@@ -14,6 +14,7 @@ from shardwright.planner.space import Unstated
 from shardwright.profiler.machine import resolve_cluster
 from shardwright.specs import (
     APPROXIMATIONS,
+    LSH_MOE,
     OPTIMIZER_STATES,
     OWN_STACK,
     QUALITY,
@@ -41,6 +42,7 @@ _TRAINING_OPTIONS = (
         "overlaps_dispatch",
         "global_balance",
         "dispatch_pieces",
+        "tokens_per_centroid",
     ),
     *(
         "mlp_tiles",
@@ -165,7 +167,7 @@ def read_may_choose(options: Mapping[str, Any]) -> tuple[dict[str, Any], OpenCho
     formats = OpenChoices.parse({"linear_formats": options["allow_precision"]}, source="--allow-precision")
     names = str(options["allow_approximate"]).split(",")
     for name in names:
-        word, known = name.strip().partition(":")[0], (*APPROXIMATIONS, *QUALITY)
+        word, known = name.strip().partition(":")[0], (*APPROXIMATIONS, LSH_MOE, *QUALITY)
         if (
             word and "=" not in word and word not in (*known, *OPTIMIZER_STATES)
         ):  # with an = it is a setting of the name before
@@ -173,12 +175,20 @@ def read_may_choose(options: Mapping[str, Any]) -> tuple[dict[str, Any], OpenCho
                 f"--allow-approximate: '{word}' is not known; allowed: {', '.join(known)}.{nearest(word, known)}"
             )
     optimizers = ",".join(
-        name for name in names if name.strip() not in APPROXIMATIONS
+        name for name in names if name.strip() not in (*APPROXIMATIONS, LSH_MOE)
     )  # the others are read with the plan's choices
     unstated = tuple(name for name, left_out in _LEFT_OUT.items() if given[name] == left_out)
-    approximate = OpenChoices.parse({"optimizers": optimizers}, source="--allow-approximate")
+    means = any(name.strip() == LSH_MOE for name in names)
+    approximate = OpenChoices.parse(
+        {"optimizers": optimizers, "tokens_per_centroid": means}, source="--allow-approximate"
+    )
     return {**options, **kept}, formats.model_copy(
-        update={**opened, "optimizers": approximate.optimizers, "unstated": unstated}
+        update={
+            **opened,
+            "optimizers": approximate.optimizers,
+            "tokens_per_centroid": means,
+            "unstated": unstated,
+        }
     )
 
 

@@ -19,6 +19,7 @@ MOST_LOSS_CHUNKS = 4096  # more pieces than any kernel makes; each costs launche
 DType = Literal["fp32", "tf32", "bf16", "fp16", "fp8"]
 BYTES_PER_ELEMENT: dict[str, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 MOST_MTP_LAYERS = 64
+MOST_TOKENS_PER_CENTROID = 1 << 14
 CudaGraphs = Literal["none", "router", "attention", "attention+router", "whole"]
 
 
@@ -88,6 +89,9 @@ class TrainingSpec(Spec):
     `dispatch_multiprocessors`: those that the kernels of this exchange take from that compute; None for as many as collectives
     take. Megatron-Core gives DeepEP 20 and HybridEP 16 (transformer_config.py, moe_deepep_num_sms, moe_hybridep_num_sms).
     `dispatch_pieces`: pieces of a layer's tokens that travel to their experts and back while these compute other pieces (FSMoE, Tutel).
+    `tokens_per_centroid`: tokens of one expert that travel to it and are computed as their mean, where experts lie on several ranks. Tokens that
+    hash alike are averaged, and each gets back what it differs from the mean by (Nie et al. 2024, LSH-MoE, arXiv 2411.08446, section
+    3.2). 1 sends every token; more changes the gradient on purpose (`approximate`).
     `global_balance`: the load-balancing loss of routers counts how often experts are chosen over the data-parallel ranks of a microbatch,
     not on each alone (Qiu et al. 2025, arXiv 2501.11873, section 3; Megatron-Core, --moe-router-load-balancing-type global_aux_loss).
     `mtp_layers`: multi-token prediction layers behind the last layer, each with the head and its loss once more.
@@ -117,6 +121,7 @@ class TrainingSpec(Spec):
     overlaps_dispatch: bool = False
     dispatch_multiprocessors: PositiveInt | None = None
     dispatch_pieces: PositiveInt = 1
+    tokens_per_centroid: Annotated[PositiveInt, Field(le=MOST_TOKENS_PER_CENTROID)] = 1
     global_balance: bool = False
     high_precision_layers: NonNegativeInt = 0
     mtp_layers: Annotated[NonNegativeInt, Field(le=MOST_MTP_LAYERS)] = 0
@@ -133,6 +138,15 @@ class TrainingSpec(Spec):
             raise ValueError(
                 f"dispatch_pieces {self.dispatch_pieces} hides the exchange beside the layer's own experts, overlaps_dispatch beside other "
                 "compute; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _averages_in_own_software(self) -> Self:
+        if self.tokens_per_centroid > 1 and self.stack != OWN_STACK:
+            raise ValueError(
+                f"tokens_per_centroid {self.tokens_per_centroid}: stack {self.stack} sends every token to its experts; leave it out, or use "
+                f"stack {OWN_STACK}"
             )
         return self
 
@@ -203,6 +217,11 @@ class TrainingSpec(Spec):
                 f"fp8_attention needs attention 'flash', not '{self.attention}': only a fused kernel works in 8 bits"
             )
         return self
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the training changes gradients on purpose where tokens travel to experts (`tokens_per_centroid`)."""
+        return self.tokens_per_centroid > 1
 
     @property
     def software(self) -> Stack:

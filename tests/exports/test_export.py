@@ -232,3 +232,11 @@ def test_an_approximate_plan_is_refused() -> None:
     for target in TARGETS.values():
         with pytest.raises(SpecError, match="reduces gradients exactly, and the plan's replicas agree approximately"):
             export_plan(given, target, closest=True)
+
+
+def test_means_on_the_way_to_experts_are_refused() -> None:
+    given = plan_file()
+    given = given.model_copy(update={"training": given.training.model_copy(update={"tokens_per_centroid": 5})})
+    for target in TARGETS.values():
+        with pytest.raises(SpecError, match="sends every token to its experts, and the plan sends means of 5"):
+            export_plan(given, target, closest=True)

@@ -18,9 +18,9 @@ from shardwright.executor.context import attention as context_attention
 from shardwright.executor.context import blocks, ring
 from shardwright.executor.context.dealing import Dealing
 from shardwright.executor.context.pieces import SequencePieces
+from shardwright.executor.experts import exchange as experts
 from shardwright.executor.model import (
     attention,
-    experts,
     fused,
     hugging_face,
     initial_weights,

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.adapters import experts, is_adapter, layer
-from shardwright.executor.model import experts as spread
+from shardwright.executor.experts import exchange as spread
 from shardwright.executor.model import tensor_parallel
 from shardwright.executor.run.checks import check_plan
 from shardwright.specs.plan import Plan

@@ -15,8 +15,8 @@ from shardwright.base import SpecError
 from shardwright.catalog.huggingface import model_from_config
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.context import check_context
+from shardwright.executor.experts import check_experts
 from shardwright.executor.model import (
-    check_experts,
     check_tensor_parallel,
     lacks_fused_attention,
     layer_division,

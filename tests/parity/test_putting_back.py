@@ -2,7 +2,8 @@
 
 import torch.distributed as dist
 
-from shardwright.executor.model import experts, tensor_parallel
+from shardwright.executor.experts import exchange as experts
+from shardwright.executor.model import tensor_parallel
 from shardwright.executor.parallel import pipeline
 from tests.parity import sabotage
 from tests.parity.putting_back import PutBack

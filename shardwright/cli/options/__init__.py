@@ -76,6 +76,7 @@ from .job import (
     RestartSecondsOption,
     SeqLenOption,
     StackOption,
+    TokensPerCentroidOption,
     TrainableOption,
     read_count_option,
 )
@@ -161,6 +162,7 @@ __all__ = [
     "StagesPerRankOption",
     "SyncOption",
     "TimeLimitOption",
+    "TokensPerCentroidOption",
     "TpOption",
     "TrainableOption",
     "UlyssesDegreeOption",

@@ -110,7 +110,7 @@ AllowApproximateOption = Annotated[
     typer.Option(
         metavar="NAMES",
         help="Let the planner choose one of these in place of the given optimizer, such as adamw8bit,galore:rank=1024, or of these between "
-        "replicas: 8-bit-gradients, 1-bit-adam, co2, diloco, streaming-diloco, islands. They train otherwise; what is known of their quality "
+        "replicas: 8-bit-gradients, 1-bit-adam, co2, diloco, streaming-diloco, islands, or on the way to experts: lsh-moe. They train otherwise; what is known of their quality "
         "is said.",
     ),
 ]
@@ -153,6 +153,13 @@ OverlapsDispatchOption = Annotated[
 DispatchPiecesOption = Annotated[
     int,
     typer.Option(help="Send the tokens of a layer to their experts in that many pieces, beside the experts' compute."),
+]
+TokensPerCentroidOption = Annotated[
+    int,
+    typer.Option(
+        help="Send means of that many tokens that hash alike to experts on other ranks, and what each differs by stays (LSH-MoE). It changes the "
+        "gradient."
+    ),
 ]
 GlobalBalanceOption = Annotated[
     bool,

@@ -6,11 +6,14 @@ parallelism.
 
 from . import frame, operators, weight_matmuls
 from .all_rows import WorkModel
+from .core import HASH_COORDINATES, HASHES
 from .flops import adapter_parameters, model_flops_per_sequence, recompute_flops_per_sequence
 from .row import RowWork
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
 
 __all__ = [
+    "HASHES",
+    "HASH_COORDINATES",
     "Moving",
     "RowWork",
     "WorkModel",

@@ -94,10 +94,10 @@ class LayerBytes:
     @property
     def _saved_tensors(self) -> _Saved:
         frame, ffn, split = self.frame, self.block.ffn, self.frame.experts
-        tp, copies, columns = frame.candidates.tp, np.zeros(()), np.zeros(())
+        tp, copies, computed, columns = frame.candidates.tp, *(np.zeros(()),) * 3
         if isinstance(ffn, MixtureOfExperts):
-            copies = split.copies(1.0, ffn.computed_top_k, tp)
-            columns = copies * ffn.expert_width / split.expert_tp
+            copies, computed = split.copies(1.0, ffn.computed_top_k, tp), split.computed(ffn, 1.0, tp)
+            columns = computed * ffn.expert_width / split.expert_tp
         tensors = SavedTensors(
             block=self.block,
             code=layer_code(frame.model.family, self.block),
@@ -108,6 +108,7 @@ class LayerBytes:
             tp=tp,
             sequence_split=frame.sequence_split,
             copies=copies,
+            computed=computed,
             columns=columns,
         )
         freed = tensors.freed_by(modules_apart(frame.training))

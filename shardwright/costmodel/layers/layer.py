@@ -13,7 +13,7 @@ from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group,
 from shardwright.specs.model import Block, FeedForward, LinearAttention, NoAttention, Parameter
 
 from . import operators
-from .core import AttentionCore, Dispatch, Passes
+from .core import AttentionCore, Averaging, Dispatch, Passes
 from .exchanges import (
     ContextExchange,
     LayerSeconds,
@@ -228,10 +228,15 @@ class LayerWork:
     def _busy(self) -> Passes:
         """Seconds of the device alone."""
         linear, core, moving, beside = self._linear_seconds, self._core, self._memory_bound, self._beside_frozen
+        hashing = self._averaging.hash_seconds
         return Passes(
-            linear.forward + core.forward + moving.forward + beside.forward,
+            linear.forward + core.forward + moving.forward + beside.forward + hashing,
             linear.backward + core.backward + moving.backward + beside.backward,
         )
+
+    @property
+    def _averaging(self) -> Averaging:
+        return Averaging(self.frame, self.block)
 
     @cached_property
     def _beside_frozen(self) -> Passes:
@@ -282,9 +287,10 @@ class LayerWork:
         off = "router" in graphs
         router_forward = stack.router_kernels_forward - off * stack.gate_kernels_forward
         router_backward = stack.router_kernels_backward - off * stack.gate_kernels_backward
+        averaging = self._averaging.kernels
         return Passes(
-            forward + router_forward + stack.expert_kernels_forward * held,
-            backward + router_backward + stack.expert_kernels_backward * held,
+            forward + averaging.forward + router_forward + stack.expert_kernels_forward * held,
+            backward + averaging.backward + router_backward + stack.expert_kernels_backward * held,
         )
 
     @property

@@ -30,6 +30,7 @@ from .recurrence import recurrence_bytes
 
 QUERY_KEY_VALUE, GATE_UP = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 """Linears that read one input, by the names of transformers."""
+_ROUNDING = 1e-9
 INPUT_MODULES = (*QUERY_KEY_VALUE, "q_a_proj", "kv_a_proj")
 """Linears of attention that read the input of the sublayer."""
 
@@ -102,16 +103,30 @@ def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number, *, 
 class ExpertSplit:
     """How experts are distributed: `ep` ranks hold different ones, and `expert_tp` ranks split the columns of each.
 
-    `load`: tokens of the most loaded rank, as a multiple of an even spread.
+    `load`: tokens of the most loaded rank, as a multiple of an even spread. `per_centroid`: tokens that travel and are computed as
+    their mean; `own_tokens`: tokens of which one rank sends all copies.
     """
 
     ep: Number
     expert_tp: Number
     load: Number = 1.0
+    per_centroid: Number = 1
+    own_tokens: Number = 1.0
 
     def copies(self, tokens: Number, top_k: float, tp: Number) -> Array:
         """Routed tokens that one rank computes: T k / t of its own number, times the ranks that split an expert."""
         return np.asarray(np.asarray(tokens, dtype=float) * top_k * self.expert_tp / np.asarray(tp) * self.load)
+
+    def merged(self, ffn: MixtureOfExperts) -> Array:
+        """Copies of tokens for each centroid of them, at least 1. A rank averages its n = T k / experts copies for one expert in
+        groups of `per_centroid`, of which the last may be smaller: n / ceil(n / per_centroid)."""
+        per_expert = np.asarray(self.own_tokens, dtype=float) * ffn.computed_top_k / ffn.experts
+        groups = np.ceil(per_expert / np.asarray(self.per_centroid) - _ROUNDING)
+        return np.where(np.asarray(self.per_centroid) > 1, np.maximum(1.0, per_expert / np.maximum(1.0, groups)), 1.0)
+
+    def computed(self, ffn: MixtureOfExperts, tokens: Number, tp: Number) -> Array:
+        """`copies` as they travel and are computed."""
+        return self.copies(tokens, ffn.computed_top_k, tp) / self.merged(ffn)
 
 
 def experts_as_the_rest(tp: Number) -> ExpertSplit:
@@ -137,7 +152,7 @@ def ffn_matmuls(
         return _dense_matmuls(ffn.width, ffn.gated, hidden, tokens, tp, joined=joined)
     split = experts or experts_as_the_rest(tp)
     held = ffn.experts / np.asarray(split.ep)
-    each = split.copies(tokens, ffn.computed_top_k, tp) / held
+    each = split.computed(ffn, tokens, tp) / held
     shared = _dense_matmuls(ffn.shared_width, ffn.gated, hidden, tokens, tp, joined=joined) if ffn.shared_width else []
     shared = [replace(matmul, after_norm=False) for matmul in shared]  # the router reads the norm's output too
     return [
@@ -197,10 +212,12 @@ def norm_operator(norm: Norm, stack: Stack) -> Operator:
 
 
 def computed_width(block: Block, split: ExpertSplit) -> Number:
-    """Feed-forward columns that process one token, over all ranks. Uneven load of experts raises the number."""
-    if isinstance(block.ffn, FeedForward):
-        return block.ffn.width
-    return block.ffn.computed_top_k * block.ffn.expert_width * split.load + block.ffn.shared_width
+    """Feed-forward columns that process one token, over all ranks. Uneven load of experts raises the number, and means of tokens
+    lower it."""
+    ffn = block.ffn
+    if isinstance(ffn, FeedForward):
+        return ffn.width
+    return ffn.computed_top_k * ffn.expert_width * split.load / split.merged(ffn) + ffn.shared_width
 
 
 def normalises_heads(block: Block) -> bool:

@@ -44,6 +44,9 @@ _UNFUSED_PERMUTATION_PASSES = (0.5, 5.5)
 # The same of torchtitan (models/moe/moe.py): gather, casts to fp32 and back around a product with the weights, and scatter_add, which
 # copies its sum first.
 _FP32_PERMUTATION_PASSES = (8.4, 17.5)
+# Of means of tokens: a sum reads each token and its sum and writes that; what came back is read and written for each token; and a sum of
+# two of that size reads two and writes one. Eight passes, of which a copy has two. The gradients take the same ways back.
+_AVERAGING_COPIES = 4.0
 _CLAMPED_PASSES, _BIAS_PASSES, _BIAS_PASSES_BY_EXPERT = (16.0, 43.0), (4.0, 1.0), (14.0, 20.0)
 
 
@@ -116,7 +119,7 @@ def backward_traffic(
     sublayers = block.sublayers
     norm, rotary = norm_operator(block.norm, stack), _rotary(stack)
     heads = (attention.heads + attention.kv_heads) * attention.head_size
-    bias, trained = _biased_outputs(block, hidden), training.trainable.trains_layer_weights
+    bias, trained = _biased_outputs(block, hidden, split), training.trainable.trains_layer_weights
     norms = 1.0 if trained else 1 - unneeded_norm_passes(norm) / OPERATOR_PASSES[norm][1]
     moving = [
         Moving(norm, hidden=hidden, count=block.norm_count * norms, backward=True),
@@ -200,20 +203,21 @@ class _Biased:
     inner: Number
 
 
-def _biased_outputs(block: Block, hidden: int) -> _Biased:
+def _biased_outputs(block: Block, hidden: int, split: ExpertSplit) -> _Biased:
     attention, ffn = block.attention, block.ffn
     if isinstance(attention, LatentAttention):
         return _Biased(hidden * attention.bias, 0.0)
     if isinstance(attention, LinearAttention):
         biased = isinstance(attention, Mamba2) and attention.bias
         return _Biased(hidden * biased, attention.input_width * biased if isinstance(attention, Mamba2) else 0.0)
-    up = (2 if ffn.gated else 1) * ffn.active_width
-    routed = (
-        ffn.computed_top_k if isinstance(ffn, MixtureOfExperts) else 0
-    )  # experts add theirs to each token that they get
-    inner, whole = ffn.bias * up, ffn.bias * (not routed)
+    routed, width = np.zeros(()), np.asarray(ffn.active_width, dtype=float)
+    if isinstance(ffn, MixtureOfExperts):  # experts add theirs to each token that they get
+        routed = ffn.computed_top_k / split.merged(ffn)
+        width = routed * ffn.expert_width + ffn.shared_width
+    up = (2 if ffn.gated else 1) * width
+    inner, whole = ffn.bias * up, ffn.bias * (not isinstance(ffn, MixtureOfExperts))
     if isinstance(attention, MultiHeadAttention):
-        inner += attention.qkv_bias * (attention.query_width + 2 * attention.kv_width)
+        inner = inner + attention.qkv_bias * (attention.query_width + 2 * attention.kv_width)
         whole += attention.output_bias
     return _Biased(whole * hidden, inner + ffn.bias * routed * hidden)
 
@@ -247,7 +251,7 @@ def _around_experts(
         moved.append((outputs, _UNFUSED_PERMUTATION_PASSES))
     if ffn.bias and stack.transformers_layers:
         columns = (1 + ffn.gated) * (computed_width(block, split) - ffn.shared_width)
-        moved.append((columns + outputs, _BIAS_PASSES))
+        moved.append((columns + hidden * split.computed(ffn, 1.0, 1), _BIAS_PASSES))
     elif ffn.bias and stack.adds_biases_by_expert:
         moved.append((outputs, _BIAS_PASSES_BY_EXPERT))
     return tuple(Moving("copy", inner=inner, count=passes[backward] / 2, backward=backward) for inner, passes in moved)
@@ -283,9 +287,12 @@ def _rotary(stack: Stack) -> Operator:
 def dispatched_elements(block: Block, hidden: int, experts: ExpertSplit) -> Number:
     """Elements per token that are sorted by expert and put back, in either pass.
 
-    Where experts lie on other ranks, these ranks sort the received tokens once more.
+    Where experts lie on other ranks, these ranks sort the received tokens once more. Where means of tokens travel, a rank sums up its
+    tokens, spreads what comes back and adds what each differs by: as much as `_AVERAGING_COPIES` of the tokens.
     """
     if isinstance(block.ffn, FeedForward):
         return 0.0
-    sorts = np.where(np.asarray(experts.ep) > 1, 4.0, 2.0)
-    return sorts * hidden * experts.copies(1.0, block.ffn.computed_top_k, 1)
+    merged = experts.merged(block.ffn)
+    there = np.where(np.asarray(experts.ep) > 1, 2.0, 0.0) / merged
+    averaging = np.where(np.asarray(experts.per_centroid) > 1, _AVERAGING_COPIES, 0.0)
+    return (2.0 + there + averaging) * hidden * experts.copies(1.0, block.ffn.computed_top_k, 1)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import _grouped_linear
 
-from shardwright.executor.model import ADAPTER_A, ADAPTER_B, experts_paths, stacks_experts
+from shardwright.executor.experts import experts_paths
+from shardwright.executor.model import ADAPTER_A, ADAPTER_B, stacks_experts
 from shardwright.specs import Trainable
 
 from .initial import InitialAdapters

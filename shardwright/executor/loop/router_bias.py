@@ -15,7 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
-from shardwright.executor.model import experts_paths, read_skeleton
+from shardwright.executor.experts import experts_paths
+from shardwright.executor.model import read_skeleton
 
 _BIAS = "e_score_correction_bias"
 _DATA_AXES = ("dp_replicate", "dp_shard")

@@ -5,7 +5,6 @@ from .attention import recompute_core, set_attention
 from .check_division import check_tensor_parallel, tiny_model
 from .division import LayerDivision, called_children
 from .documents import attend_within_documents, check_documents, documents_in_hand, numbered_documents
-from .experts import SpreadRanks, check_experts, experts_paths, spread_experts
 from .fused import SplitLinear, StackedQueryKeyValue, engine_state, hugging_face_state, stacks_experts, unfuse
 from .hugging_face import DROPOUT_ENDINGS, Skeleton, build_on_meta, lacks_fused_attention, read_config, read_skeleton
 from .initial_weights import drawing_from, materialise, materialise_buffers, seed_of
@@ -16,11 +15,13 @@ from .structure import unpacked_sequences
 from .tensor_parallel import (
     ADAPTER_A,
     ADAPTER_B,
+    compute_with,
     divide_embedding,
     divide_head,
     divide_layer,
     enter_first_layer,
     flatten_experts,
+    in_shape,
     leave_last_layer,
     replicate,
 )
@@ -37,15 +38,14 @@ __all__ = [
     "Ranks",
     "Skeleton",
     "SplitLinear",
-    "SpreadRanks",
     "StackedQueryKeyValue",
     "StageModule",
     "attend_within_documents",
     "build_on_meta",
     "called_children",
     "check_documents",
-    "check_experts",
     "check_tensor_parallel",
+    "compute_with",
     "divide_embedding",
     "divide_head",
     "divide_layer",
@@ -53,9 +53,9 @@ __all__ = [
     "drawing_from",
     "engine_state",
     "enter_first_layer",
-    "experts_paths",
     "flatten_experts",
     "hugging_face_state",
+    "in_shape",
     "lacks_fused_attention",
     "layer_division",
     "leave_last_layer",
@@ -68,7 +68,6 @@ __all__ = [
     "replicate",
     "seed_of",
     "set_attention",
-    "spread_experts",
     "stacks_experts",
     "tiny_model",
     "unfuse",

@@ -10,27 +10,25 @@ from torch.distributed.device_mesh import DeviceMesh
 from shardwright.costmodel import PlanFile
 from shardwright.executor.adapters import InitialAdapters, attach_adapters, freeze, quantise, trains_path
 from shardwright.executor.context import SequencePieces, divide_linear_attention, lower_decays
+from shardwright.executor.experts import SpreadRanks, experts_paths, spread_experts
 from shardwright.executor.low_precision import Scaling, scales_layer
 from shardwright.executor.model import (
     GATHER_SEQUENCE,
     SUM_GRADIENTS,
     MeshRanks,
     Skeleton,
-    SpreadRanks,
     StageModule,
     called_children,
     divide_embedding,
     divide_head,
     divide_layer,
     enter_first_layer,
-    experts_paths,
     flatten_experts,
     layer_division,
     leave_last_layer,
     materialise,
     materialise_buffers,
     replicate,
-    spread_experts,
     unfuse,
 )
 from shardwright.executor.offload import streamed_layers
@@ -142,6 +140,7 @@ class StageBuilder:
             mesh=spread,
             tokens=(place, mesh.tp // mesh.expert_tp),
             gradient_factor=mesh.same_experts / mesh.data_ranks,
+            per_centroid=self.plan_file.training.tokens_per_centroid,
         )
         for path in experts_paths(layer):
             spread_experts(layer.get_submodule(path), ranks)

@@ -5,7 +5,8 @@ import inspect
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from shardwright.executor.model import called_children, experts_paths
+from shardwright.executor.experts import experts_paths
+from shardwright.executor.model import called_children
 
 _MATRICES = (nn.Linear, Conv1D)
 _FEWEST_LINEARS = 2

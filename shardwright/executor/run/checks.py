@@ -5,7 +5,8 @@ from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.adapters import check_adapters, check_quantised
 from shardwright.executor.context import check_context
-from shardwright.executor.model import check_documents, check_experts, check_tensor_parallel, read_skeleton
+from shardwright.executor.experts import check_experts
+from shardwright.executor.model import check_documents, check_tensor_parallel, read_skeleton
 from shardwright.executor.optimizers import check_optimizer
 from shardwright.executor.parallel import check_loss_chunks, check_split_backward
 from shardwright.executor.recompute import check_recompute

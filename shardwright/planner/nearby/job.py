@@ -10,7 +10,7 @@ from shardwright.planner import OF_OTHER_AXES, TOLERANCE, search
 from shardwright.planner.branching import RunnerUp, SearchResult
 from shardwright.planner.mixed import ACROSS, Across, search_mixed
 from shardwright.planner.space import Fixed, OpenChoices, check_fixed, check_runs, kept_by, training_variants
-from shardwright.specs import ClusterSpec, Sync, TrainingSpec, named_approximation, quality_of
+from shardwright.specs import QUALITY_OF_MEANS, ClusterSpec, Sync, TrainingSpec, named_approximation, quality_of
 from shardwright.specs.model import ModelSpec
 
 from .fewer_devices import faster_on_fewer, largest_that_fits
@@ -35,25 +35,28 @@ def search_job(
     `across` says what may reach over groups there.
     With `allow_fewer_devices` the plan is for the part of the cluster that is fastest, by more than 2%, or for the largest part
     on which a plan was found where nothing divides over all devices. Otherwise a note names the faster part.
-    Where the plan approximates the reduction of gradients, the best exact plan is searched too. It is taken instead unless
-    the approximation saves more than what counts as none between plans with other axes.
+    Where the plan approximates the reduction of gradients, or what travels to experts, the best exact plan is searched too. It is taken
+    instead unless the approximation saves more than what counts as none between plans with other axes, or was asked for.
 
     Raises:
         SpecError: as `search`; the message offers a number of devices and batches with which a plan was found.
         InfeasibleError: as `search`.
     """
     found = _search_job(model, cluster, training, fixed=fixed, **options)
-    if not found.result.plan.approximate:
+    if not (found.result.plan.approximate or found.result.training.approximate):
         return found
     found = replace(found, result=_least_approximate(found, model, options.get("tolerance", 0.0)))
     same = (fixed or Fixed()).but(approximate=(), sync=Sync())
+    every = training.model_copy(update={"tokens_per_centroid": 1})
+    may_choose = (options.pop("may_choose", None) or OpenChoices()).model_copy(update={"tokens_per_centroid": False})
     try:
-        exact = _search_job(model, cluster, training, fixed=same, **options)
+        exact = _search_job(model, cluster, every, fixed=same, may_choose=may_choose, **options)
     except (SpecError, InfeasibleError):
         return replace(found, notes=(*found.notes, _approximate(found.result)))
     counts_as_none = 1 + options.get("tolerance", 0.0) * OF_OTHER_AXES
     seconds = (exact.result.fastest or exact.result.estimate).step_seconds
-    if (fixed or Fixed()).sync is None and seconds <= counts_as_none * found.result.estimate.step_seconds:
+    asked = training.approximate or (fixed or Fixed()).sync is not None
+    if not asked and seconds <= counts_as_none * found.result.estimate.step_seconds:
         return exact
     result = replace(found.result, exact=RunnerUp(exact.result.plan, seconds))
     return replace(found, result=result, notes=(*found.notes, _approximate(result)))
@@ -84,13 +87,17 @@ def _approximate(result: SearchResult) -> str:
     """What an approximation gains, and what is known of its quality."""
     seconds = result.estimate.step_seconds
     if result.exact is None:
-        gain = "No plan with an exact reduction was found"
+        gain = "No exact plan was found"
     else:
         longer = result.exact.step_seconds / seconds - 1
-        gain = f"With an exact reduction the best plan takes {units.seconds(result.exact.step_seconds)} a step, {longer:.1%} more"
-    return (
-        f"The plan changes gradients on purpose: {result.plan.sync}. {gain}. Quality: {quality_of(result.plan.sync)}."
-    )
+        exact = "an exact reduction" if result.plan.approximate else "every token to its experts"
+        gain = f"With {exact} the best plan takes {units.seconds(result.exact.step_seconds)} a step, {longer:.1%} more"
+    what = [(str(result.plan.sync), quality_of(result.plan.sync))] if result.plan.approximate else []
+    if result.training.approximate:
+        means = f"means of {result.training.tokens_per_centroid} tokens travel to experts"
+        what.append((means, QUALITY_OF_MEANS))
+    changes, quality = (" and ".join(str(part) for part in parts) for parts in zip(*what, strict=True))
+    return f"The plan changes gradients on purpose: {changes}. {gain}. Quality: {quality}."
 
 
 def _search_job(

@@ -12,6 +12,9 @@ from shardwright.base import SpecError, listed
 from shardwright.costmodel import check_optimizer
 from shardwright.costmodel.op_times import op_times
 from shardwright.specs import (
+    LSH_MOE,
+    OWN_STACK,
+    PER_CENTROID,
     QUALITY,
     ClusterSpec,
     LinearFormat,
@@ -59,6 +62,7 @@ class OpenChoices(Spec):
 
     `linear_formats`: formats of the layers' weight matmuls; "all" for every one that the device and the software have.
     `optimizers`: others than the given one, which train otherwise: their update is not AdamW's.
+    `tokens_per_centroid`: whether tokens travel to their experts as means of several, which changes the gradient.
     `loss_chunks`: whether head and loss run in pieces, and in how many.
     `recompute_modules`: which modules selective recompute repeats, by module_sets.py.
     `unstated`: those of the last two that nobody stated. Where they are not opened, they are tried for few entries only, if the
@@ -67,6 +71,7 @@ class OpenChoices(Spec):
 
     linear_formats: Annotated[tuple[Literal[LinearFormat, "all"], ...], BeforeValidator(_separate)] = ()
     optimizers: Annotated[tuple[Optimizer, ...], BeforeValidator(_optimizers)] = ()
+    tokens_per_centroid: bool = False
     loss_chunks: bool = False
     recompute_modules: bool = False
     unstated: tuple[Unstated, ...] = ()
@@ -83,12 +88,14 @@ def training_variants(
     """Return the training specs to choose from: `training` itself, then those that change one thing, then more.
 
     Raises:
-        SpecError: the device or the software has no such format, or the software runs no loss in pieces or names no modules.
+        SpecError: the device or the software has no such format, or the software runs no loss in pieces or names no modules, or no tokens
+            travel as means.
     """
     formats = (training.precision.linear, *_formats(model, cluster, training, may_choose))
     chunks = (training.loss_chunks, *_loss_chunks(training, may_choose))
     modules = (training.recompute_modules, *_module_sets(model, cluster, training, may_choose))
     methods = dict.fromkeys((training.method, *may_choose.optimizers))
+    means = (training.tokens_per_centroid, *_means(model, training, may_choose))
     found = [
         training.model_copy(
             update={
@@ -97,10 +104,11 @@ def training_variants(
                 "recompute_modules": names,
                 "optimizer": method.name,
                 "optimizer_settings": method.settings,
+                "tokens_per_centroid": tokens,
             }
         )
-        for linear, count, names, method in product(
-            dict.fromkeys(formats), dict.fromkeys(chunks), dict.fromkeys(modules), methods
+        for linear, count, names, method, tokens in product(
+            dict.fromkeys(formats), dict.fromkeys(chunks), dict.fromkeys(modules), methods, dict.fromkeys(means)
         )
     ]
     for variant in found:
@@ -145,12 +153,16 @@ def words_of(training: TrainingSpec, name: str) -> str:
     if name == "optimizers":
         known = QUALITY.get(training.optimizer)
         return f"optimizer {training.method}{f' ({known})' if known else ''}"
+    if name == "tokens_per_centroid":
+        tokens = training.tokens_per_centroid
+        return f"approximate: means of {tokens} tokens to experts" if tokens > 1 else "every token to its experts"
     return f"linears in {training.precision.linear or training.precision.compute}"
 
 
 _CHOSEN: dict[str, Any] = {
     "linear_formats": lambda training: training.precision.linear,
     "optimizers": lambda training: training.method,
+    "tokens_per_centroid": lambda training: training.tokens_per_centroid,
     "loss_chunks": lambda training: training.loss_chunks,
     "recompute_modules": lambda training: training.recompute_modules,
 }
@@ -224,6 +236,23 @@ def _no_format(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -
             "another --stack"
         )
     return f"{device} has no matmuls in {listed(runs)}, which stack '{training.stack}' runs; allow no lower format"
+
+
+def _means(model: ModelSpec, training: TrainingSpec, may_choose: OpenChoices) -> tuple[int, ...]:
+    """Return the tokens of a mean to try beside the given number.
+
+    Raises:
+        SpecError: the software sends every token, or the model has no experts.
+    """
+    if not may_choose.tokens_per_centroid:
+        return ()
+    if training.stack != OWN_STACK:
+        raise SpecError(
+            f"stack '{training.stack}' sends every token to its experts, and {LSH_MOE} is asked for; leave it out, or plan for stack '{OWN_STACK}'"
+        )
+    if not _has_experts(model):
+        raise SpecError(f"{LSH_MOE} is about tokens on their way to experts, and {model.name} has none; leave it out")
+    return (PER_CENTROID,)
 
 
 def _loss_chunks(training: TrainingSpec, may_choose: OpenChoices) -> tuple[int, ...]:

@@ -120,6 +120,8 @@ def training_lines(training: TrainingSpec) -> list[tuple[str, str]]:
         lines.append(("trainable", f"{training.trainable}, everything else frozen"))
     if training.lengths:
         lines.append(("documents", document_words(training)))
+    if training.approximate:
+        lines.append(("tokens to experts", f"approximate: means of {training.tokens_per_centroid}"))
     if training.precision.linear:
         lines.append(("linear layers", f"{training.precision.linear}, the rest {training.precision.compute}"))
     return lines

@@ -1,7 +1,16 @@
 """The plan: every choice for a run, the layers of its stages, what leaves the device, how replicas agree, and
 replicas in several groups."""
 
-from .approximations import APPROXIMATIONS, Approximation, named_approximation, quality_of, read_sync
+from .approximations import (
+    APPROXIMATIONS,
+    LSH_MOE,
+    PER_CENTROID,
+    QUALITY_OF_MEANS,
+    Approximation,
+    named_approximation,
+    quality_of,
+    read_sync,
+)
 from .offload import Offload
 from .plan import (
     CONTEXT_PARALLEL,
@@ -29,8 +38,11 @@ __all__ = [
     "APPROXIMATIONS",
     "CONTEXT_PARALLEL",
     "EXPERT_DISPATCH",
+    "LSH_MOE",
+    "PER_CENTROID",
     "PLAIN_STRATEGIES",
     "POLICIES",
+    "QUALITY_OF_MEANS",
     "SENT_BLOCK",
     "VOCABULARY",
     "Approximation",

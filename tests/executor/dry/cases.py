@@ -105,6 +105,13 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "ep over dp and tp": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=4)),
     "ep that shares experts": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=2, etp=2)),
     "ep, full recompute": lambda: small(MIXTRAL, plan((layers(zero=2, recompute="full"),), dp_shard=2, tp=2, ep=4)),
+    "means to experts": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, ep=2), tokens_per_centroid=5),
+    "means to experts over dp and tp, full recompute": lambda: small(
+        MIXTRAL, plan((layers(zero=2, recompute="full"),), dp_shard=2, tp=2, ep=4), tokens_per_centroid=4
+    ),
+    "means to experts that share columns": lambda: small(
+        MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=2, etp=2), tokens_per_centroid=4
+    ),
     "loss in chunks": lambda: small(LLAMA_WIDE, plan((layers(4),)), loss_chunks=4),
     "loss in chunks over a pipeline": lambda: small(
         LLAMA_WIDE, plan(*_stages(2, layers(2)), microbatches=4, pp=2, tp=2), loss_chunks=4

@@ -4,7 +4,7 @@ The mesh is folded (see `Mesh`): experts regroup the ranks of dp_shard x cp x tp
 the default schedules of the frameworks don't hide it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,7 +34,14 @@ def expert_split(candidates: Candidates, training: TrainingSpec) -> ExpertSplit:
     """
     uneven = np.where(candidates.ep > 1, training.expert_imbalance, 1.0)
     load = uneven if training.expert_capacity is None else np.full(len(candidates), training.expert_capacity)
-    return ExpertSplit(ep=candidates.ep, expert_tp=candidates.expert_tp, load=load)
+    spread = ExpertSplit(ep=candidates.ep, expert_tp=candidates.expert_tp, load=load)
+    if training.tokens_per_centroid == 1:
+        return spread
+    tokens = candidates.micro_batch * float(training.seq_len) / candidates.cp
+    averaged = np.where(candidates.ep > 1, training.tokens_per_centroid, 1)
+    return replace(
+        spread, per_centroid=averaged, own_tokens=tokens * candidates.expert_tp / np.asarray(candidates.tp, dtype=float)
+    )
 
 
 def hidden_pairs(block: Block, candidates: Candidates) -> Array:
@@ -83,7 +90,7 @@ class ExpertExchange:
         forwarded = 2.0 * self._forwarded(ffn, own_tokens) + gather + reduce
         traded = 2.0 * self._traded(own_tokens * ffn.computed_top_k) + gather + reduce
         if self.training.software.counts_exchanges:
-            traded = 2.0 * self._traded(copies)
+            traded = 2.0 * self._traded(copies / split.merged(ffn))
         return np.where(self.candidates.ep > 1, np.where(whole, traded, forwarded), 0.0)
 
     def balance_seconds(self, ffn: FeedForward | MixtureOfExperts) -> Array:

@@ -24,8 +24,8 @@ _INDEX_BYTES = 4 * 8
 class FeedForwardTensors:
     """Bytes per token of one rank.
 
-    `copies`: routed tokens that the rank computes, per token. `columns`: feed-forward columns of them, per token. Both are
-    0 without experts. `element`: bytes of the compute format. `trainable`: frozen weights need no input of theirs.
+    `copies`: routed tokens of the rank, per token, and `computed`: those that it computes, which may be means of several.
+    `columns`: feed-forward columns of these, per token. All are 0 without experts. `element`: bytes of the compute format. `trainable`: frozen weights need no input of theirs.
     """
 
     block: Block
@@ -34,6 +34,7 @@ class FeedForwardTensors:
     hidden: int
     tp: Number
     copies: Number
+    computed: Number
     columns: Number
     trainable: Trainable
 
@@ -73,14 +74,10 @@ class FeedForwardTensors:
         router = routing.expert_bytes * ffn.choices + routing.token_bytes
         router += 4 * self.hidden if self._widens_router and self.trainable.trains_layer_weights else 0
         weights = (4 if routing.fp32_weights else element) + element * routing.keeps_choices
-        each = (
-            (1 + self.trainable.keeps_input(*GATE_UP)) * element * self.hidden
-            + _INDEX_BYTES
-            + weights
-            + routing.choice_bytes
-        )
+        inputs = self.trainable.keeps_input(*GATE_UP) * element * self.hidden
+        each = element * self.hidden + _INDEX_BYTES + weights + routing.choice_bytes
         gate = element * (self.hidden + 1) if ffn.shared_gate and ffn.shared_width else 0
-        return np.asarray(router + each * self.copies + gate)
+        return np.asarray(router + each * self.copies + inputs * self.computed + gate)
 
     @property
     def layer_bytes(self) -> float:

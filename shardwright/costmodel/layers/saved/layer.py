@@ -21,7 +21,7 @@ class SavedTensors:
     """Bytes that autograd keeps of one layer and microbatch on one rank, shapes (N,).
 
     `tokens`: of the microbatch on the rank. `single`: whether it is one sequence. `tp`, `sequence_split`: ranks over which
-    heads and columns, and the tokens of norms, are split. `copies`, `columns`: as in `FeedForwardTensors`.
+    heads and columns, and the tokens of norms, are split. `copies`, `computed`, `columns`: as in `FeedForwardTensors`.
     """
 
     block: Block
@@ -33,6 +33,7 @@ class SavedTensors:
     tp: Array
     sequence_split: Array
     copies: Array
+    computed: Array
     columns: Array
 
     @property
@@ -129,4 +130,4 @@ class SavedTensors:
     @property
     def _ffn(self) -> FeedForwardTensors:
         job = (self.block, self.code, self._element, self.hidden, self.tp)
-        return FeedForwardTensors(*job, self.copies, self.columns, self.training.trainable)
+        return FeedForwardTensors(*job, self.copies, self.computed, self.columns, self.training.trainable)

@@ -12,7 +12,7 @@ from tests.costmodel.fakes import RoundTimes, round_cluster, small_experts
 from tests.specs.test_candidates import candidates
 
 EXPERTS = MixtureOfExperts(experts=16, top_k=2, expert_width=8)
-TOKENS, HIDDEN = 1e6, 500
+TOKENS, HIDDEN = 1_000_000, 500
 TOKEN_SECONDS = TOKENS * HIDDEN * 2 * 1e-9  # one bf16 copy of each token: 1
 
 
@@ -22,10 +22,18 @@ def seconds(
     routing: str = "random",
     top_k: int = 2,
     stack: str = "shardwright",
+    per_centroid: int = 1,
     **degrees: int,
 ) -> float:
     chosen = candidates(expert_dispatch=EXPERT_DISPATCH.index(dispatch), **degrees)
-    training = TrainingSpec.parse({"seq_len": 8, "global_batch": 8, "routing": routing, "stack": stack}, source="test")
+    given = {
+        "seq_len": TOKENS,
+        "global_batch": 8,
+        "routing": routing,
+        "stack": stack,
+        "tokens_per_centroid": per_centroid,
+    }
+    training = TrainingSpec.parse(given, source="test")
     times = RoundTimes(node=round_cluster(nodes=2, devices_per_node=4).node)
     exchange = ExpertExchange(training, times, chosen, np.array([TOKENS]), HIDDEN)
     return float(exchange.pass_seconds(EXPERTS.model_copy(update={"top_k": top_k}))[0])
@@ -48,6 +56,23 @@ def test_ranks_that_split_an_expert_gather_its_tokens() -> None:
 
 def test_in_this_executor_each_of_them_is_sent_the_tokens() -> None:
     assert seconds(ep=2, dp_shard=2, tp=4) == pytest.approx(2 * 2 * TOKEN_SECONDS / 2)
+
+
+def test_means_travel_in_place_of_tokens() -> None:
+    """1e6 x 2 / 16 = 125,000 tokens of a rank for each expert: 25,000 means of five."""
+    assert seconds(ep=8, dp_shard=8, per_centroid=5) == pytest.approx(2 * 2 * TOKEN_SECONDS / 5)
+    assert seconds(ep=2, dp_shard=2, tp=4, per_centroid=5) == pytest.approx(2 * 2 * TOKEN_SECONDS / 2 / 5)
+    assert seconds(ep=1, dp_shard=8, per_centroid=5) == 0
+
+
+@pytest.mark.parametrize(("tokens", "merged"), [(40, 5), (48, 6 / 2), (24, 3), (8, 1), (4, 1)])
+def test_the_last_mean_of_an_expert_may_be_of_fewer(tokens: int, merged: float) -> None:
+    """Two of 16 experts: 40 tokens are 5 for each expert, one mean; 48 are 6, two means; 24 are 3, one; below one there is nothing to average."""
+    training = TrainingSpec(seq_len=tokens, global_batch=8, tokens_per_centroid=5)
+    split = expert_split(candidates(ep=8, dp_shard=8), training)
+    assert np.asarray(split.merged(EXPERTS)).item() == merged
+    assert np.asarray(split.computed(EXPERTS, 1.0, 1)).item() == pytest.approx(2 / merged)
+    assert np.asarray(expert_split(candidates(dp_shard=8), training).merged(EXPERTS)).item() == 1
 
 
 def test_one_copy_goes_to_each_rank_that_holds_any() -> None:

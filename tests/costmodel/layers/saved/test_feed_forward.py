@@ -17,7 +17,7 @@ EXPERTS = MixtureOfExperts(experts=4, top_k=2, expert_width=EXPERT)
 
 def tensors(ffn: FeedForward | MixtureOfExperts, family: str = "llama", *, element: int = 2) -> FeedForwardTensors:
     block = Block(attention=ATTENTION, ffn=ffn)
-    sizes = (np.array([1]), np.array([2.0]), np.array([2.0 * EXPERT]))
+    sizes = (np.array([1]), np.array([2.0]), np.array([2.0]), np.array([2.0 * EXPERT]))
     return FeedForwardTensors(block, layer_code(family, block), element, HIDDEN, *sizes, Trainable())
 
 

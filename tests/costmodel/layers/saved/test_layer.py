@@ -29,6 +29,7 @@ def kept(family: str, *, tp: int = 1, sequence_split: int = 1, **properties: obj
         tp=np.array([tp]),
         sequence_split=np.array([sequence_split]),
         copies=np.zeros(()),
+        computed=np.zeros(()),
         columns=np.zeros(()),
     )
     assert tensors.kept_selective == tensors.kept  # a flash kernel

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from shardwright.base.errors import SpecError
-from shardwright.executor.model import check_experts, experts_paths, read_skeleton
+from shardwright.executor.experts import check_experts, experts_paths
+from shardwright.executor.model import read_skeleton
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
 

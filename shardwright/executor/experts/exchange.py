@@ -1,11 +1,5 @@
-"""Expert parallelism: the experts of a layer spread over ep ranks, to which their tokens travel and from which they come back.
+"""The exchange of tokens around the experts of a layer, and what each rank holds of these."""
 
-Nothing is dropped: ranks first tell each other how many tokens go to each expert, and then exchange that many (uneven
-all-to-all). Router and shared experts stay with the dense layers. The experts of a rank run transformers' own code, with
-grouped matmuls where transformers has them, on the tokens in hand.
-"""
-
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,73 +9,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import Placement
 
-from shardwright.base import SpecError
-from shardwright.costmodel import PlanFile
+from shardwright.executor.model import ADAPTER_A, ADAPTER_B, MeshRanks, compute_with, in_shape
 
-from .fused import stacks_experts
-from .hugging_face import Skeleton
-from .moves import MeshRanks
-from .rules import layer_division
-from .tensor_parallel import ADAPTER_A, ADAPTER_B, compute_with, in_shape
-
-_ARGUMENTS = 3
-"""Of experts: hidden states (tokens, hidden), the experts of each token, and their weights, (tokens, top-k) each."""
-
-
-def check_experts(plan_file: PlanFile, skeleton: Skeleton) -> None:
-    """Check that ep divides the experts of every layer that has any, and that their module can be given tokens in hand.
-
-    Raises:
-        SpecError: one line that names the module, or what to plan instead.
-    """
-    mesh, name = plan_file.plan.mesh, plan_file.model_name
-    if mesh.ep == 1:
-        return
-    layers = skeleton.layers
-    found = [(layer, path) for layer in layers for path in experts_paths(layer)]
-    if not found:
-        raise SpecError(f"{name} has no experts that ep {mesh.ep} could spread; plan with ep 1")
-    for layer, path in found:
-        _check_module(plan_file, layer.get_submodule(path), path)
-        if mesh.tp == 1:
-            continue
-        division = layer_division(skeleton.model, layer, skeleton.structure.layers, name)
-        if division.regions[path.partition(".")[0]].roles.get(path) != "experts":
-            raise SpecError(
-                f"{name}: '{path}' of a layer is not divided over tp, so ep does not run with it; plan with tp 1"
-            )
-
-
-def _check_module(plan_file: PlanFile, module: nn.Module, path: str) -> None:
-    mesh, name = plan_file.plan.mesh, plan_file.model_name
-    shapes = [parameter.shape for parameter in module.parameters(recurse=False)]
-    count, ranks = shapes[0][0], mesh.expert_shard_ranks if plan_file.plan.zero_stage else 1
-    if count % mesh.ep:
-        raise SpecError(
-            f"{name} has {count} experts in '{path}' of a layer, which ep {mesh.ep} does not divide; give a divisor"
-        )
-    if len(inspect.signature(module.forward).parameters) != _ARGUMENTS or not hasattr(module, "num_experts"):
-        raise SpecError(f"{name}: {type(module).__name__} is not given tokens with their experts; plan with ep 1")
-    if mesh.expert_tp > 1 and not stacks_experts(module) and "up_proj" not in module._parameters:
-        raise SpecError(
-            f"{name}: {mesh.expert_tp} ranks cannot share the columns of {type(module).__name__}; plan with an ep that is a multiple of "
-            f"tp {mesh.tp}, or with --etp 1"
-        )
-    if any(all(size % ranks for size in (count // mesh.ep, *shape[1:])) for shape in shapes):
-        raise SpecError(
-            f"{name}: {ranks} ranks that hold the same experts cannot shard them evenly; plan with another ep"
-        )
-
-
-def experts_paths(layer: nn.Module) -> list[str]:
-    """Return the paths of the modules that hold the weights of all experts, stacked along the first dimension."""
-    return [
-        path
-        for path, module in layer.named_modules()
-        if ("gate_up_proj" in module._parameters or "up_proj" in module._parameters)
-        and "down_proj" in module._parameters
-        and all(parameter is not None and parameter.dim() >= 2 for parameter in module._parameters.values())
-    ]
+from .centroids import BUCKETS, Centroids, buckets
 
 
 def _placements(name: str, parameter: Tensor, mesh: DeviceMesh) -> list[Placement]:
@@ -100,13 +30,19 @@ class SpreadRanks(NamedTuple):
     `experts`: the ranks over which they are spread. `mesh`: these, or these and the ranks that share the columns of an expert.
     `tokens`: this rank and the number of ranks that hold the same tokens, of
     which each sends its share. `gradient_factor`: ranks that hold the same experts / ranks with tokens of their own. Gradients
-    are averaged over the first, and a loss is scaled for an average over the second.
+    are averaged over the first, and a loss is scaled for an average over the second. `per_centroid`: tokens that travel as their mean.
     """
 
     experts: MeshRanks
     mesh: DeviceMesh
     tokens: tuple[int, int]
     gradient_factor: float
+    per_centroid: int = 1
+
+    @property
+    def sharing_columns(self) -> int:
+        """Ranks that share the columns of an expert, whose results add up."""
+        return self.mesh.size(1) if self.mesh.ndim == 2 else 1
 
 
 def spread_experts(module: nn.Module, ranks: SpreadRanks) -> None:
@@ -149,18 +85,41 @@ def _exchanged(
     place, sharing = ranks.tokens
     first, last = (len(hidden) * bound // sharing for bound in (place, place + 1))
     copies = chosen[first:last].flatten()
-    order = copies.argsort(stable=True)
+    sorts_by = copies
+    if ranks.per_centroid > 1:
+        sorts_by = copies * BUCKETS + buckets(hidden[first:last])[:, None].expand(-1, chosen.shape[1]).flatten()
+    order = sorts_by.argsort(stable=True)
     tokens = first + order // chosen.shape[1]
-    experts = ranks.experts
-    sent = torch.bincount(copies, minlength=experts.size * _count(module)).view(experts.size, -1)
-    received = experts.trade(sent)
-    out, back = sent.sum(1).tolist(), received.sum(1).tolist()
-    arrived: Tensor = _Uneven.apply(hidden[tokens], out, back, experts)  # type: ignore[no-untyped-call]  # torch's
-    done = _compute(arrived, received, compute, module)
-    returned: Tensor = _Uneven.apply(done, back, out, experts)  # type: ignore[no-untyped-call]  # torch's
+    sent = torch.bincount(copies, minlength=ranks.experts.size * _count(module)).view(ranks.experts.size, -1)
+
+    def there_and_back(rows: Tensor, sent: Tensor) -> Tensor:
+        experts = ranks.experts
+        received = experts.trade(sent)
+        out, back = sent.sum(1).tolist(), received.sum(1).tolist()
+        arrived: Tensor = _Uneven.apply(rows, out, back, experts)  # type: ignore[no-untyped-call]  # torch's
+        done = _compute(arrived, received, compute, module)
+        returned: Tensor = _Uneven.apply(done, back, out, experts)  # type: ignore[no-untyped-call]  # torch's
+        return returned
+
+    rows = hidden[tokens]
+    if ranks.per_centroid > 1:
+        returned = _averaged(rows, Centroids(sent, ranks.per_centroid), there_and_back, 1 / ranks.sharing_columns)
+    else:
+        returned = there_and_back(rows, sent)
     weighted = returned * weights[first:last].flatten()[order, None]
     summed: Tensor = _Summed.apply(weighted.to(hidden.dtype), tokens, len(hidden))  # type: ignore[no-untyped-call]  # torch's
     return summed
+
+
+def _averaged(
+    rows: Tensor, groups: Centroids, there_and_back: Callable[[Tensor, Tensor], Tensor], share: float
+) -> Tensor:
+    """Return the experts' result of the mean of each group, and what each row differs from that by. `share`: this rank's part of a sum over
+    ranks that all have these rows."""
+    sums: Tensor = _Summed.apply(rows, groups.of_token, len(groups.sizes))  # type: ignore[no-untyped-call]  # torch's
+    means = sums / groups.sizes[:, None].to(rows.dtype)
+    moved = there_and_back(means, groups.sent) - share * means
+    return moved.index_select(0, groups.of_token) + share * rows
 
 
 def _count(module: Any) -> int:
