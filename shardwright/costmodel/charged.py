@@ -90,14 +90,14 @@ def _traffic(costs: PlanCosts) -> dict[TrafficAxis, Array]:
     found = {
         axis: _of_ranks(
             costs,
-            plan.microbatches * sum(part[cause] for part in each) + plan.mesh.pp * first[cause] + last[cause],
+            costs.visits * sum(part[cause] for part in each) + plan.mesh.pp * first[cause] + last[cause],
         )
         for cause, axis in _CAUSES.items()
     }
     nothing = np.zeros(1)
     send = costs.stage_costs().send
     messages = np.concatenate([send, nothing]) + np.concatenate([nothing, send])  # states forward, gradients back
-    return {**found, "pp": _of_ranks(costs, plan.microbatches * messages[: len(plan.stages)])}
+    return {**found, "pp": _of_ranks(costs, costs.visits * messages[: len(plan.stages)])}
 
 
 def _flops(costs: PlanCosts) -> Array:
@@ -105,7 +105,7 @@ def _flops(costs: PlanCosts) -> Array:
     tables, sums = costs.sums.tables, costs.sums
     each = [sums.causes(part) for part in (tables.forward, tables.backward)]
     work = np.sum([part[cause] for part in each for cause in ("compute", "recompute")], axis=0)
-    return _of_ranks(costs, costs.plan.microbatches * work)
+    return _of_ranks(costs, costs.visits * work)
 
 
 @dataclass(frozen=True)

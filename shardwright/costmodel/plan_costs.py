@@ -6,8 +6,12 @@ from functools import cached_property
 
 import numpy as np
 
-from shardwright.base import Array
-from shardwright.costmodel.layers import model_flops_per_sequence, recompute_flops_per_sequence
+from shardwright.base import Array, IntArray
+from shardwright.costmodel.layers import (
+    left_out_flops_per_sequence,
+    model_flops_per_sequence,
+    recompute_flops_per_sequence,
+)
 from shardwright.costmodel.op_times import (
     CollectiveName,
     OpTimes,
@@ -46,6 +50,7 @@ from shardwright.specs import (
     by_rank,
     splits_backward,
     stages_group,
+    visits,
 )
 from shardwright.specs.model import ModelSpec
 
@@ -166,7 +171,8 @@ class PlanCosts:
 
     def estimate(self) -> Estimate:
         step, sequences = self.step(), self.training.global_batch
-        whole = sequences * model_flops_per_sequence(self.model, self.training)
+        left_out = left_out_flops_per_sequence(self.model, self.training, self.plan)
+        whole = sequences * (model_flops_per_sequence(self.model, self.training) - left_out)
         model_flops = self.training.used_share * whole
         again = sequences * recompute_flops_per_sequence(self.model, self.training, self.plan)
         ranks = self.plan.mesh.ranks
@@ -206,7 +212,7 @@ class PlanCosts:
         once = [self.sums.causes(tables.first_forward), self.sums.causes(tables.last_backward)]
         causes = {}
         for cause in each[0]:
-            per_stage = self.plan.microbatches * (each[0][cause] + each[1][cause]) + once[0][cause] + once[1][cause]
+            per_stage = self.visits * (each[0][cause] + each[1][cause]) + once[0][cause] + once[1][cause]
             causes[cause] = float(self._per_rank(per_stage).sum(axis=0)[rank])
         causes["tensor_parallel"] -= float(parts.overlap_seconds)
         stops = sum(self._stops()) * self.plan.microbatches * self.plan.stages_per_rank
@@ -216,6 +222,12 @@ class PlanCosts:
             pipeline_bubble=float(parts.bubble_seconds),
             optimizer=float(parts.optimizer_seconds),
         )
+
+    @property
+    def visits(self) -> IntArray:
+        """(stages,): microbatches that pass each stage."""
+        plan = self.plan
+        return visits(plan.schedule, plan.mesh.pp, len(plan.stages), plan.microbatches)
 
     def memory(self) -> list[MemoryBytes]:
         """Peak bytes of each pipeline rank by part, in a backward pass or in the update, whichever needs more."""

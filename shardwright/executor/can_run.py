@@ -2,7 +2,7 @@
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, loses_errors
-from shardwright.specs import OWN_STACK, Plan, TrainingSpec
+from shardwright.specs import OWN_STACK, Plan, TrainingSpec, skips_stages
 from shardwright.specs.model import LinearAttention, MixtureOfExperts
 
 
@@ -96,6 +96,11 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             plan.expert_dispatch != "all-to-all" and mesh.ep > 1,
             "deduplicated dispatch",
             "plan with --expert-dispatch all-to-all",
+        ),
+        (  # torch's runtime sends to the neighbouring stage
+            skips_stages(plan.schedule),
+            f"microbatches that leave out stages ({plan.schedule})",
+            "plan without --allow-approximate skippipe",
         ),
         (
             training.overlaps_dispatch and mesh.ep > 1,

@@ -12,7 +12,7 @@ from typing import Any
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile, check_plan, estimate_plan
 from shardwright.exports.choices import WORKLOAD, Job, Target, assembled, canonical, choices_of, folded, in_words
-from shardwright.specs import Estimate, named_stack
+from shardwright.specs import Estimate, named_stack, skips_stages
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,12 @@ def export_plan(plan_file: PlanFile, target: Target, *, closest: bool = False) -
         raise SpecError(
             f"{target.name} cannot express a plan on the mixed cluster {plan_file.cluster.name}; plan for one group alone"
         )
-    if plan_file.plan.approximate:
+    if skips_stages(plan_file.plan.schedule):
+        raise SpecError(
+            f"{target.name} lets every microbatch pass every stage, and the plan's leave some out ({plan_file.plan.schedule}); plan without "
+            "--allow-approximate skippipe"
+        )
+    if plan_file.plan.sync.approximate:
         raise SpecError(
             f"{target.name} reduces gradients exactly, and the plan's replicas agree approximately ({plan_file.plan.sync}); plan with "
             "--sync exact"

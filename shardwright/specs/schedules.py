@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 from shardwright.base import SpecError, nearest
 
 ScheduleName = Literal[
-    "gpipe", "1f1b", "interleaved-1f1b", "breadth-first", "zb-h1", "zb-2p", "zb-v", "v-half", "v-min", "dualpipe-v"
+    "gpipe",
+    "1f1b",
+    "interleaved-1f1b",
+    "breadth-first",
+    "zb-h1",
+    "zb-2p",
+    "zb-v",
+    "v-half",
+    "v-min",
+    "dualpipe-v",
+    "skippipe-25",
 ]
 Placement = Literal["loop", "v"]
 
@@ -25,12 +35,14 @@ class _Shape:
     stages_per_rank: the number of stages on a rank; None for any number from 2 on.
     least_pp: the fewest ranks.
     splits: some backwards are split into input and weight gradient.
+    skipped_of: a microbatch leaves out one of so many stages, which changes the gradient; None where it passes all.
     """
 
     placement: Placement = "loop"
     stages_per_rank: int | None = 1
     least_pp: int = 1
     splits: bool = False
+    skipped_of: int | None = None
 
 
 _SHAPES: dict[ScheduleName, _Shape] = {
@@ -44,7 +56,10 @@ _SHAPES: dict[ScheduleName, _Shape] = {
     "v-half": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
     "v-min": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
     "dualpipe-v": _Shape(placement="v", stages_per_rank=2, least_pp=2, splits=True),
+    "skippipe-25": _Shape(least_pp=4, skipped_of=4),
 }
+EXACT_SCHEDULES: tuple[ScheduleName, ...] = tuple(name for name, shape in _SHAPES.items() if shape.skipped_of is None)
+"""Those in which every microbatch passes every stage."""
 
 
 def has_shape(name: ScheduleName, pp: int, stages: int, microbatches: int) -> bool:
@@ -70,6 +85,7 @@ def check_shape(name: ScheduleName, pp: int, stages: int, microbatches: int) -> 
             f"a schedule needs pp, stages and microbatches of 1 or more, not {pp}, {stages} and {microbatches}"
         )
     _check_stages(name, pp, stages)
+    _check_paths(name, pp, microbatches)
     if name == "interleaved-1f1b" and microbatches % pp:
         near = max(1, round(microbatches / pp)) * pp
         raise SpecError(f"{name} needs microbatches divisible by pp: {microbatches} by {pp}; the nearest is {near}")
@@ -94,6 +110,49 @@ def _check_stages(name: ScheduleName, pp: int, stages: int) -> None:
     if not right:
         several = "; interleaved-1f1b runs several" if shape.stages_per_rank == 1 and stages > pp else ""
         raise SpecError(f"{name} needs {wanted}, not {stages} in all for pp {pp}{several}")
+
+
+def _check_paths(name: ScheduleName, pp: int, microbatches: int) -> None:
+    of = _SHAPES[name].skipped_of
+    if of is None:
+        return
+    if pp % of:
+        near = max(1, round(pp / of)) * of
+        raise SpecError(
+            f"{name} leaves out one of {of} stages and needs pp divisible by {of}, not {pp}; the nearest is {near}"
+        )
+    if microbatches < pp - 2:
+        raise SpecError(
+            f"{name} lets microbatches leave out the {pp - 2} stages between the first and the last in turn, and needs as many or more, not "
+            f"{microbatches}"
+        )
+
+
+def skips_stages(name: ScheduleName) -> bool:
+    """Whether microbatches leave out stages, so that gradients are others than those of the whole model."""
+    return _SHAPES[name].skipped_of is not None
+
+
+def passes_stage(name: ScheduleName, pp: int, stages: int, microbatches: int) -> NDArray[np.bool_]:
+    """[stages, microbatches]: which microbatch passes which stage.
+
+    Of SkipPipe (Blagoev et al. 2025, arXiv 2502.19913) the constraints are ours to meet: the first and the last stage are never left
+    out, the others equally often, and paths do not collide: where passes and messages take equally long, and a microbatch enters
+    every turn, no stage is reached by two at once. Microbatch m leaves out d neighbours of the n = P - 2 stages between, in a ring: those with
+    (stage - 1 + m) mod n < d, one stage earlier than the microbatch before. Stages are not swapped.
+    """
+    passes = np.ones((stages, microbatches), dtype=bool)
+    if (of := _SHAPES[name].skipped_of) is not None:
+        between, left_out = np.arange(stages - 2), stages // of
+        passes[1:-1] = (between[:, None] + np.arange(microbatches)) % (stages - 2) >= left_out
+    return passes
+
+
+def visits(name: ScheduleName, pp: int, stages: int, microbatches: int) -> NDArray[np.int64]:
+    """[stages]: microbatches of a step that pass each stage."""
+    if not skips_stages(name):
+        return np.full(stages, microbatches)
+    return np.asarray(passes_stage(name, pp, stages, microbatches).sum(axis=1))
 
 
 def splits_backward(name: ScheduleName) -> bool:

@@ -24,7 +24,7 @@ from .plan import (
     VocabularyParallel,
     ZeroStage,
 )
-from .schedules import ScheduleName
+from .schedules import EXACT_SCHEDULES, ScheduleName
 from .spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, Spec
 from .trainable import BaseFormat
 
@@ -67,7 +67,7 @@ class Runs(Spec):
     where it `divides_quantized`, but for `unquantized_families`. `unspread_families`: those whose experts expert parallelism does not spread. `shares_biased_experts`: several ranks may have the columns of one expert with biases.
     """
 
-    schedules: tuple[ScheduleName, ...] = get_args(ScheduleName)
+    schedules: tuple[ScheduleName, ...] = EXACT_SCHEDULES
     tensor_parallel: bool = True
     zero_stages: tuple[ZeroStage, ...] = get_args(ZeroStage)
     uneven_stages: bool = True

@@ -240,3 +240,15 @@ def test_means_on_the_way_to_experts_are_refused() -> None:
     for target in TARGETS.values():
         with pytest.raises(SpecError, match="sends every token to its experts, and the plan sends means of 5"):
             export_plan(given, target, closest=True)
+
+
+def test_stages_that_are_left_out_are_refused() -> None:
+    given = plan_file(
+        mesh={"pp": 4, "dp_shard": 4},
+        microbatches=16,
+        schedule="skippipe-25",
+        stages=[{"layers": [{"count": 8, "zero_stage": 1}]}] * 4,
+    )
+    for target in TARGETS.values():
+        with pytest.raises(SpecError, match="lets every microbatch pass every stage, and the plan's leave some out"):
+            export_plan(given, target, closest=True)

@@ -36,6 +36,9 @@ def shapes(draw: st.DrawFn) -> Shape:
     if name in ("zb-v", "v-half", "v-min", "dualpipe-v"):
         pp = draw(st.integers(2, 5))
         return name, pp, 2, draw(st.integers(2 * pp if name == "dualpipe-v" else 1, 30))
+    if name == "skippipe-25":
+        pp = 4 * draw(st.integers(1, 2))
+        return name, pp, 1, draw(st.integers(pp - 2, 40))
     return name, draw(st.integers(1, 6)), 1, draw(st.integers(1, 40))
 
 

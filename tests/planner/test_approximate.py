@@ -14,8 +14,8 @@ from shardwright.planner.best_plan import search
 from shardwright.planner.nearby import search_job
 from shardwright.planner.nearby.job import FoundJob
 from shardwright.planner.space.fixed import Fixed
-from shardwright.specs.mesh import PIPELINE_OUTERMOST
-from shardwright.specs.plan import APPROXIMATIONS, PER_CENTROID, Sync, read_sync
+from shardwright.specs.mesh import PIPELINE_OUTERMOST, Mesh
+from shardwright.specs.plan import APPROXIMATIONS, PER_CENTROID, LayerRun, Plan, Stage, Sync, read_sync
 from shardwright.specs.training import Precision, TrainingSpec
 from tests.planner.brute_force import fastest
 from tests.planner.small_problems import random_problem
@@ -106,8 +106,48 @@ class TestWhereTheyWin:
         assert job.result.exact.step_seconds > 2 * job.result.estimate.step_seconds
         assert any("means of 5 tokens travel to experts" in note and "Quality: " in note for note in job.notes)
 
+    def test_stages_are_left_out_where_layers_outweigh_the_ends(self) -> None:
+        """Llama-3.1-8B in four stages: each microbatch leaves out one of the two between, so that these get up to twice the layers of the ends, and the
+        busiest rank 3/4 of the work of 1F1B with equal stages, and ramps are a stage shorter. The head, which no microbatch leaves out, takes part of
+        the quarter."""
+        cluster, training = load_cluster("h100-sxm:64"), TrainingSpec(seq_len=4096, global_batch=128)
+        fixed = {"pp": 4, "tp": 2, "cp": 1, "recompute": "none", "zero_stage": 1}
+        job, plain = (
+            found(cluster, *names, model=load_model("llama-3.1-8b"), training=training, **fixed)
+            for names in (("skippipe",), ())
+        )
+        plan, seconds = job.result.plan, job.result.estimate.step_seconds
+        assert plan.schedule == "skippipe-25"
+        assert plan.approximate
+        counts = [stage.layer_count for stage in plan.stages]
+        assert sum(counts) == 32
+        assert max(counts[0], counts[-1]) < min(counts[1:-1])
+        assert job.result.exact is not None
+        assert job.result.exact.step_seconds > 1.04 * seconds
+        assert plain.result.plan.schedule != "skippipe-25"
+        assert 0.7 < seconds / plain.result.estimate.step_seconds < 0.96
+        assert any("microbatches leave out stages" in note and "Quality: " in note for note in job.notes)
+
+    def test_model_flops_are_those_of_the_stages_that_are_passed(self) -> None:
+        cluster, training = load_cluster("h100-sxm:4"), TrainingSpec(seq_len=2048, global_batch=8)
+        stages = tuple(Stage(layers=(LayerRun(count=count),)) for count in (2, 6, 6, 2))
+        every = Plan(mesh=Mesh(pp=4), micro_batch=1, microbatches=8, stages=stages)
+        some = Plan(**{**dict(every), "schedule": "skippipe-25"})
+        whole, passed = (estimate_plan(LLAMA, cluster, training, plan) for plan in (every, some))
+        head = 3 * 2 * 8 * 2048 * LLAMA.hidden_size * LLAMA.vocab_size
+        assert passed.model_flops - head == pytest.approx((whole.model_flops - head) * (4 + 12 / 2) / 16)
+        assert passed.hardware_flops == passed.model_flops
+
 
 class TestWhereTheyDoNot:
+    def test_stages_are_left_out_only_by_name_and_where_it_gains(self) -> None:
+        job = found("rtx-4090:8", "skippipe", training=LONG, pp=4)  # a head as large as 8 of 16 layers
+        assert not job.result.plan.approximate
+        with pytest.raises(SpecError, match="does not run schedule skippipe-25"):
+            found("h100-sxm:8", schedule="skippipe-25", pp=4)
+        with pytest.raises(SpecError, match="skippipe is a schedule, which --allow-approximate skippipe offers"):
+            read_sync("skippipe")
+
     def test_means_are_taken_only_by_name_and_where_experts_are(self) -> None:
         cluster = load_cluster("h100-sxm:16@ethernet-10g")
         job = search_job(EXPERTS, cluster, SHORT, fixed=Fixed(pp=2, tp=1, cp=1), runners_up=0)

@@ -16,7 +16,7 @@ from shardwright.specs.schedules import ScheduleName, by_rank, by_stage, check_s
             2,
             2,
             4,
-            "schedule 'zb' is not known; allowed: gpipe, 1f1b, interleaved-1f1b, breadth-first, zb-h1, zb-2p, zb-v, v-half, v-min, dualpipe-v.",
+            "schedule 'zb' is not known; allowed: gpipe, 1f1b, interleaved-1f1b, breadth-first, zb-h1, zb-2p, zb-v, v-half, v-min, dualpipe-v, skippipe-25.",
         ),
         ("1f1b", 2, 4, 4, "1f1b needs one stage on each rank, not 4 in all for pp 2; interleaved-1f1b runs several"),
         ("zb-h1", 2, 4, 4, "zb-h1 needs one stage on each rank, not 4 in all for pp 2; interleaved-1f1b runs several"),

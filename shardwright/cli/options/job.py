@@ -110,7 +110,7 @@ AllowApproximateOption = Annotated[
     typer.Option(
         metavar="NAMES",
         help="Let the planner choose one of these in place of the given optimizer, such as adamw8bit,galore:rank=1024, or of these between "
-        "replicas: 8-bit-gradients, 1-bit-adam, co2, diloco, streaming-diloco, islands, or on the way to experts: lsh-moe. They train otherwise; what is known of their quality "
+        "replicas: 8-bit-gradients, 1-bit-adam, co2, diloco, streaming-diloco, islands, or on the way to experts: lsh-moe, or of microbatches that leave out stages: skippipe. They train otherwise; what is known of their quality "
         "is said.",
     ),
 ]

@@ -7,7 +7,12 @@ parallelism.
 from . import frame, operators, weight_matmuls
 from .all_rows import WorkModel
 from .core import HASH_COORDINATES, HASHES
-from .flops import adapter_parameters, model_flops_per_sequence, recompute_flops_per_sequence
+from .flops import (
+    adapter_parameters,
+    left_out_flops_per_sequence,
+    model_flops_per_sequence,
+    recompute_flops_per_sequence,
+)
 from .row import RowWork
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
 
@@ -22,6 +27,7 @@ __all__ = [
     "forward_traffic",
     "frame",
     "joins_attention",
+    "left_out_flops_per_sequence",
     "model_flops_per_sequence",
     "operators",
     "recompute_flops_per_sequence",

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from shardwright.specs import Plan, RecomputePolicy, TrainingSpec
+from shardwright.specs import Plan, RecomputePolicy, TrainingSpec, skips_stages, visits
 from shardwright.specs.model import Block, FeedForward, ModelSpec
 
 from . import operators
@@ -33,6 +33,25 @@ def model_flops_per_sequence(model: ModelSpec, training: TrainingSpec, *, causal
     last = model.blocks[-1].block.halves
     prediction = sum(_step_flops(half, model, training, causal=causal) for half in last) + joined + head
     return layers + head + training.mtp_layers * prediction
+
+
+def left_out_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan: Plan) -> float:
+    """Return the FLOPs of `model_flops_per_sequence` that a plan leaves out of a sequence on average, where microbatches leave out stages."""
+    if not skips_stages(plan.schedule):
+        return 0.0
+    model = model.trained_as(training.trainable)
+    blocks = (model.layer_classes[kind] for kind in model.class_of_layer)
+    return sum(
+        (1 - share) * _step_flops(half, model, training, causal=False)
+        for block, share in zip(blocks, _passed_shares(plan), strict=True)
+        for half in block.halves
+    )
+
+
+def _passed_shares(plan: Plan) -> list[float]:
+    """Return for each layer the share of the microbatches that pass it."""
+    passed = visits(plan.schedule, plan.mesh.pp, len(plan.stages), plan.microbatches) / plan.microbatches
+    return [float(share) for stage, share in zip(plan.stages, passed, strict=True) for _ in range(stage.layer_count)]
 
 
 def _step_flops(block: Block, model: ModelSpec, training: TrainingSpec, *, causal: bool) -> float:
@@ -71,10 +90,10 @@ def recompute_flops_per_sequence(model: ModelSpec, training: TrainingSpec, plan:
     """Return the FLOPs that `plan` computes a second time for one sequence."""
     model = model.trained_as(training.trainable)
     policies = (layer.recompute for stage in plan.stages for layer in stage.each_layer())
-    alike = Counter(zip(model.class_of_layer, policies, strict=True))
+    alike = Counter(zip(model.class_of_layer, policies, _passed_shares(plan), strict=True))
     return sum(
-        count * (_repeated_flops(half, model, of_half, policy) + _tiled_flops(half, model, training))
-        for (kind, policy), count in alike.items()
+        share * count * (_repeated_flops(half, model, of_half, policy) + _tiled_flops(half, model, training))
+        for (kind, policy, share), count in alike.items()
         for half, of_half in _halves(model.layer_classes[kind], training)
     )
 

@@ -103,7 +103,7 @@ class PhasesFile(Spec):
                     f"phase {number} has another {different} than phase 1; only {', '.join(CHANGES)} may differ"
                 )
         for number, phase in enumerate(self.phases, start=1):
-            if phase.plan_file.plan.approximate and len(self.phases) > 1:
+            if phase.plan_file.plan.sync.approximate and len(self.phases) > 1:
                 raise ValueError(
                     f"phase {number} has sync {phase.plan_file.plan.sync.method}, whose replicas differ where phases meet; plan with --sync exact"
                 )

@@ -67,7 +67,9 @@ def same_placement(first: Plan, second: Plan) -> bool:
     Microbatches, recompute and how the sequence is divided may differ.
     """
     both = (first, second)
-    if any(plan.offload.optimizer_fraction or plan.offload.parameter_fraction or plan.approximate for plan in both):
+    if any(
+        plan.offload.optimizer_fraction or plan.offload.parameter_fraction or plan.sync.approximate for plan in both
+    ):
         return False
     return _placement(first) == _placement(second)
 

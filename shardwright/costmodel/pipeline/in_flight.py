@@ -22,8 +22,10 @@ from shardwright.specs import (
     by_stage,
     check_shape,
     runs_by_chunk,
+    skips_stages,
     splits_backward,
     stage_ranks,
+    visits,
 )
 
 from .action import ActionKind
@@ -43,12 +45,15 @@ def alive_counts(name: ScheduleName, pp: int, stages_per_rank: int, microbatches
     backwards are walked through instead.
 
     GPipe: every microbatch. 1F1B: min(microbatches, pp - rank). ZB-H1: min(microbatches, pp). ZB-2p: min(microbatches,
-    2 pp - 1). Breadth-first: every microbatch on every stage.
+    2 pp - 1). Breadth-first: every microbatch on every stage. SkipPipe: about those of 2 (pp - rank) - 1 that pass the stage.
 
     Raises:
         SpecError: no such schedule.
     """
     check_shape(name, pp, stages_per_rank * pp, microbatches)
+    if skips_stages(name):
+        walked = walked_counts(name, pp, stages_per_rank, microbatches)
+        return tuple(np.unique(counts.sum(axis=1), axis=0) for counts in walked)
     if splits_backward(name):
         walked = split_counts(name, pp, stages_per_rank, microbatches)
         return tuple(np.unique(counts.sum(axis=1), axis=0) for counts in walked)
@@ -180,7 +185,7 @@ def summed_moments(
     Raises:
         SpecError: no such schedule.
     """
-    found = []
+    found, passed = [], visits(name, pp, pp * stages_per_rank, microbatches)
     for order in make_schedule(name, pp, stages_per_rank, microbatches).orders:
         alive, summed = (np.zeros(stages_per_rank, dtype=np.int64) for _ in range(2))
         finished = Counter[int]()
@@ -194,7 +199,7 @@ def summed_moments(
                 summed[chunk] = 1
                 finished[chunk] += 1
             moments.append(np.stack([alive, summed]))
-            if reduces_by_stage and finished[chunk] == microbatches:
+            if reduces_by_stage and finished[chunk] == passed[action.stage]:
                 summed[chunk] = 0
         unique = np.unique(np.stack(moments), axis=0)
         found.append(SummedMoments(unique[:, 0], unique[:, 1]))

@@ -15,7 +15,7 @@ import numpy as np
 from shardwright.base import FloatArray, IntArray
 from shardwright.specs import ScheduleName
 
-from .action import Action, ActionKind, Work
+from .action import Work
 from .graph import ScheduleGraph, schedule_graph
 from .schedule import make_schedule
 from .stage_costs import StageCosts
@@ -84,7 +84,7 @@ class _Levels:
         rows: of each level.
         shapes: works that differ in more than their microbatch, and so in their seconds; `shape_of_row` is the shape of
             each row.
-        first_forward_rows: [stages] of microbatch 0's forward.
+        first_forward_rows: [stages] of each stage's first forward.
         before: [rows] the rank's work before.
         senders, boundaries: for the first and for the second message that a row waits for: [rows] the sender, and the
             boundary it crosses plus 1.
@@ -116,7 +116,8 @@ class _Levels:
 
 @lru_cache(maxsize=256)
 def _levels(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int) -> _Levels:
-    graph = schedule_graph(make_schedule(name, pp, stages_per_rank, microbatches))
+    schedule = make_schedule(name, pp, stages_per_rank, microbatches)
+    graph = schedule_graph(schedule)
     levels = _generations(graph)
     order = np.concatenate(levels)
     row = np.empty_like(order)
@@ -127,7 +128,7 @@ def _levels(name: ScheduleName, pp: int, stages_per_rank: int, microbatches: int
     edges = np.cumsum([0, *map(len, levels)]).tolist()
     senders, boundaries = _messages(graph, row)
     shape_of_node = np.array([shape for _, _, _, _, shape, _ in graph.nodes])
-    forwards = [Action(stage, ActionKind.FORWARD, 0) for stage in range(pp * stages_per_rank)]
+    forwards = [schedule.first_forwards[stage] for stage in range(pp * stages_per_rank)]
     return _Levels(
         rows=tuple(starmap(slice, pairwise(edges))),
         shapes=graph.shapes,

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from shardwright.specs import ScheduleName, runs_by_chunk
+from shardwright.specs import ScheduleName, passes_stage, runs_by_chunk
 
 from .action import Action, ActionKind, Overlap, Work
 from .building_block import repeated_order
@@ -39,6 +39,20 @@ def _one_forward_one_backward_order(rank: int, pp: int, stages_per_rank: int, mi
     forwards = [Action(rank, ActionKind.FORWARD, microbatch) for microbatch in range(microbatches)]
     backwards = [Action(rank, ActionKind.BACKWARD, microbatch) for microbatch in range(microbatches)]
     return _alternate(forwards, backwards, warm_up_forwards("1f1b", pp, 1, microbatches, rank))
+
+
+def _skipping_order(
+    name: ScheduleName, rank: int, pp: int, stages_per_rank: int, microbatches: int
+) -> Iterator[Action]:
+    """1F1B with twice its warm-up, without the microbatches that leave this stage out. Orders that can run still can when work is removed
+    from them. With a single warm-up stages that hold more layers because fewer pass them wait for each other's microbatches."""
+    passes = passes_stage(name, pp, pp, microbatches)[rank]
+    forwards, backwards = (
+        [Action(rank, kind, microbatch) for microbatch in range(microbatches)]
+        for kind in (ActionKind.FORWARD, ActionKind.BACKWARD)
+    )
+    order = _alternate(forwards, backwards, min(microbatches, 2 * (pp - 1 - rank)))
+    return (action for action in order if passes[action.microbatch])
 
 
 def _interleaved_order(rank: int, pp: int, stages_per_rank: int, microbatches: int) -> Iterator[Action]:
@@ -239,4 +253,5 @@ ORDERS: dict[ScheduleName, Callable[[int, int, int, int], Iterator[Work]]] = {
     "v-half": partial(repeated_order, "v-half"),
     "v-min": partial(repeated_order, "v-min"),
     "dualpipe-v": _dualpipe_v_order,
+    "skippipe-25": partial(_skipping_order, "skippipe-25"),
 }

@@ -68,18 +68,35 @@ class Schedule:
         return frozenset(self)
 
     def source(self, action: Action) -> Action | None:
-        """Return the action on a neighbouring stage whose message this one waits for, or None where it reads no
-        message.
+        """Return the action on the stage before or behind whose message this one waits for, or None where it reads no
+        message. These are the neighbours, or where a microbatch leaves out stages the nearest that it passes.
 
         A gradient comes from a whole backward or an input gradient, whichever the next stage runs.
         """
         stage, kind, microbatch = action
         if kind is ActionKind.FORWARD:
-            return Action(stage - 1, kind, microbatch) if stage else None
+            return Action(self._passed(stage, -1, microbatch), kind, microbatch) if stage else None
         if kind is ActionKind.WEIGHT_GRADIENT or stage + 1 == self.stages:
             return None
-        split = Action(stage + 1, ActionKind.INPUT_GRADIENT, microbatch)
-        return split if split in self.actions else Action(stage + 1, ActionKind.BACKWARD, microbatch)
+        behind = self._passed(stage, 1, microbatch)
+        split = Action(behind, ActionKind.INPUT_GRADIENT, microbatch)
+        return split if split in self.actions else Action(behind, ActionKind.BACKWARD, microbatch)
+
+    def _passed(self, stage: int, way: int, microbatch: int) -> int:
+        """The nearest stage in one way that `microbatch` passes; the next one where it passes none."""
+        for other in range(stage + way, self.stages if way > 0 else -1, way):
+            if Action(other, ActionKind.FORWARD, microbatch) in self.actions:
+                return other
+        return stage + way
+
+    @cached_property
+    def first_forwards(self) -> dict[int, Action]:
+        """The first forward of each stage."""
+        found: dict[int, Action] = {}
+        for action in self:
+            if action.kind is ActionKind.FORWARD:
+                found.setdefault(action.stage, action)
+        return found
 
     def __iter__(self) -> Iterator[Action]:
         for order in self.orders:

@@ -118,7 +118,7 @@ class _Run:
         self._last = {numbers[-1] for numbers in graph.numbers}
         # Messages, and the rank's work before it.
         self._waits = [messages + 1 for messages in graph.message_counts]
-        self._gather = {graph.number_of[Action(s, ActionKind.FORWARD, 0)]: s for s in range(schedule.stages)}
+        self._gather = {graph.number_of[action]: stage for stage, action in schedule.first_forwards.items()}
         self._extra = costs.first_forward_extra.tolist()
         self._send = costs.send.tolist()
         self._events: list[_Event] = []

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardwright.base import FloatArray
-from shardwright.specs import ScheduleName, by_rank, check_shape
+from shardwright.specs import ScheduleName, by_rank, check_shape, visits
 
 from .longest_path import longest_path_ends
 from .recurrence import gpipe_ends, interleaved_ends, one_forward_one_backward_ends
@@ -29,6 +29,7 @@ _ENDS: dict[ScheduleName, Callable[[StageCosts, int], FloatArray]] = {
     "v-half": partial(longest_path_ends, "v-half"),
     "v-min": partial(longest_path_ends, "v-min"),
     "dualpipe-v": partial(longest_path_ends, "dualpipe-v"),
+    "skippipe-25": partial(longest_path_ends, "skippipe-25"),
 }
 
 
@@ -93,7 +94,8 @@ def step_parts(schedule: ScheduleName, costs: StageCosts, microbatches: int) -> 
     without_sends = step_seconds(schedule, costs.without_sends(), microbatches)
     overlaps = overlap_counts(schedule, costs.pp, costs.stages_per_rank, microbatches)
     overlap = _per_rank(schedule, costs, overlaps * costs.overlap_saving)
-    compute = microbatches * _per_rank(schedule, costs, costs.forward + costs.backward) - overlap
+    passed = visits(schedule, costs.pp, costs.stages, microbatches)
+    compute = _per_rank(schedule, costs, passed * (costs.forward + costs.backward)) - overlap
     gather = _per_rank(schedule, costs, costs.first_forward_extra)
     reduce = _per_rank(schedule, costs, costs.reduce_tail)
     rank = np.argmax(compute + gather + reduce, axis=-1)

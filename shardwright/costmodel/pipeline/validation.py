@@ -68,6 +68,9 @@ def _check_complete(schedule: Schedule) -> None:
     if not schedule.stages:
         raise SpecError("schedule holds no action; give each rank at least one stage's forward and backward")
     for stage, microbatch in product(range(schedule.stages), range(schedule.microbatches)):
+        between = 0 < stage < schedule.stages - 1 and stage in schedule.rank_of_stage
+        if between and not _passes(schedule, stage, microbatch):
+            continue  # a microbatch may leave out a stage that others pass
         second = ActionKind.BACKWARD
         if Action(stage, ActionKind.INPUT_GRADIENT, microbatch) in schedule.actions:
             second = ActionKind.WEIGHT_GRADIENT
@@ -78,6 +81,10 @@ def _check_complete(schedule: Schedule) -> None:
                 raise SpecError(
                     f"schedule of {schedule.stages} stages and {schedule.microbatches} microbatches lacks {action} {where}\n{schedule.grid()}"
                 )
+
+
+def _passes(schedule: Schedule, stage: int, microbatch: int) -> bool:
+    return any(Action(stage, kind, microbatch) in schedule.actions for kind in ActionKind)
 
 
 def _check_progress(schedule: Schedule) -> None:

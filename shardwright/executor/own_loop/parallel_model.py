@@ -164,7 +164,7 @@ def parallelize(
         raise SpecError(
             f"the plan trains {plan_file.training.trainable}, and parallelize trains every weight; plan without --trainable, or use shardwright run"
         )
-    if plan_file.plan.approximate:
+    if plan_file.plan.sync.approximate:
         raise SpecError(
             f"the plan's replicas agree approximately ({plan_file.plan.sync}), which takes steps of its own beside the optimizer; use "
             "shardwright run, or plan with --sync exact"

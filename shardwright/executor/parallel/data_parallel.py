@@ -83,7 +83,7 @@ class DataParallel:
 
 def _data_axes(mesh: DeviceMesh, plan: Plan) -> DeviceMesh:
     """Return the axes over which FSDP reduces. What approximate replicas do with one another is no part of it (executor/replicas/)."""
-    reduces = mesh["dp_replicate"].size() > 1 and not plan.approximate
+    reduces = mesh["dp_replicate"].size() > 1 and not plan.sync.approximate
     return mesh["dp_replicate", "dp_shard"] if reduces else mesh["dp_shard"]
 
 

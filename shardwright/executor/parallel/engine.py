@@ -99,7 +99,7 @@ class Engine:
         for sync in syncs.values():
             sync.engine = self.offload
         self.agreement: Agreement | None = None
-        if plan.approximate:
+        if plan.sync.approximate:
             self.agreement = agreement(plan, tuple(stages.values()), _replica_group(mesh), builder.device)
 
     def forward_backward(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:

@@ -73,7 +73,7 @@ class Manifest(Spec):
 def plan_digest(plan_file: PlanFile) -> str:
     """Return a digest of a plan's model, training and choices, without its estimate and its cluster."""
     content = plan_file.model_dump(mode="json", include={"model_config_json", "training", "plan"})
-    if not plan_file.plan.approximate:
+    if not plan_file.plan.sync.approximate:
         content["plan"].pop("sync")  # which digests of earlier versions lack
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

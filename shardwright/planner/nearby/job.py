@@ -10,11 +10,21 @@ from shardwright.planner import OF_OTHER_AXES, TOLERANCE, search
 from shardwright.planner.branching import RunnerUp, SearchResult
 from shardwright.planner.mixed import ACROSS, Across, search_mixed
 from shardwright.planner.space import Fixed, OpenChoices, check_fixed, check_runs, kept_by, training_variants
-from shardwright.specs import QUALITY_OF_MEANS, ClusterSpec, Sync, TrainingSpec, named_approximation, quality_of
+from shardwright.specs import (
+    QUALITY_OF_MEANS,
+    SKIPPIPE,
+    ClusterSpec,
+    Sync,
+    TrainingSpec,
+    named_approximation,
+    quality_of,
+    skips_stages,
+)
 from shardwright.specs.model import ModelSpec
 
 from .fewer_devices import faster_on_fewer, largest_that_fits
 from .other_batches import batches_that_fit, faster_batches
+from .skipping import skipping
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,10 @@ def search_job(
         InfeasibleError: as `search`.
     """
     found = _search_job(model, cluster, training, fixed=fixed, **options)
+    if fixed is not None and not cluster.is_mixed:
+        apart = ("allow_fewer_devices", "across", "may_choose")
+        given = {name: value for name, value in options.items() if name not in apart}
+        found = replace(found, result=skipping(found.result, model, found.cluster, training, fixed, **given))
     if not (found.result.plan.approximate or found.result.training.approximate):
         return found
     found = replace(found, result=_least_approximate(found, model, options.get("tolerance", 0.0)))
@@ -85,14 +99,18 @@ def _least_approximate(found: FoundJob, model: ModelSpec, tolerance: float) -> S
 
 def _approximate(result: SearchResult) -> str:
     """What an approximation gains, and what is known of its quality."""
-    seconds = result.estimate.step_seconds
+    seconds, sync, schedule = result.estimate.step_seconds, result.plan.sync, result.plan.schedule
     if result.exact is None:
         gain = "No exact plan was found"
     else:
         longer = result.exact.step_seconds / seconds - 1
-        exact = "an exact reduction" if result.plan.approximate else "every token to its experts"
+        exact = "an exact reduction" if sync.approximate else "every token to its experts"
+        exact = "every stage" if skips_stages(schedule) else exact
         gain = f"With {exact} the best plan takes {units.seconds(result.exact.step_seconds)} a step, {longer:.1%} more"
-    what = [(str(result.plan.sync), quality_of(result.plan.sync))] if result.plan.approximate else []
+    what = [(str(sync), quality_of(sync))] if sync.approximate else []
+    if skips_stages(schedule):
+        paths = f"microbatches leave out stages ({schedule}, tried on the best 1F1B pipeline of each length alone)"
+        what.append((paths, named_approximation(SKIPPIPE).quality))
     if result.training.approximate:
         means = f"means of {result.training.tokens_per_centroid} tokens travel to experts"
         what.append((means, QUALITY_OF_MEANS))

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, model_validator
 from shardwright.base import SpecError, listed
 from shardwright.specs import (
     CHOICES,
+    SKIPPIPE,
     ContextParallel,
     ExpertDispatch,
     Fraction,
@@ -164,6 +165,8 @@ class Fixed(Spec):
         apart = ("stages", "within", "approximate")
         kept = [(name, value) for name, value in self if name not in apart and value is not None]
         shown = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in kept]
-        offered = [f"sync exact or {' or '.join(self.approximate)}"] if self.approximate else []
+        syncs = [name for name in self.approximate if name != SKIPPIPE]
+        offered = [f"sync exact or {' or '.join(syncs)}"] if syncs else []
+        offered += [SKIPPIPE] if SKIPPIPE in self.approximate else []
         words = (*(f"{name} {value}" for name, value in shown), *map(str, self.within), *offered)
         return ", ".join(words) or "nothing fixed"

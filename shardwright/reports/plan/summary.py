@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from shardwright.base import units as readable
 from shardwright.costmodel import job_title, labelled_text, summary_lines
-from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, TrainingSpec
+from shardwright.specs import OWN_STACK, ClusterSpec, Estimate, Plan, TrainingSpec, skips_stages
 from shardwright.specs.model import ModelSpec
 
 from .comparison import ComparedPlan
@@ -76,7 +76,8 @@ def slower(ratio: float) -> str:
 
 
 def _searched(summary: Summary) -> str:
-    gap = f"no plan is more than {summary.gap:.2%} faster" if summary.gap >= 5e-5 else "no plan is faster"
+    plan = "no plan with every stage" if skips_stages(summary.plan.schedule) else "no plan"
+    gap = f"{plan} is more than {summary.gap:.2%} faster" if summary.gap >= 5e-5 else f"{plan} is faster"
     ended = "" if summary.complete else "; the time limit ended the search"
     return f"{readable.count(summary.candidates)} combinations; {gap} by this cost model{ended}"
 

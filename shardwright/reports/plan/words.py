@@ -1,7 +1,7 @@
 """A plan in words, for tables and reports."""
 
 from shardwright.costmodel import document_words, in_groups, schedule_words
-from shardwright.specs import OWN_STACK, Plan, TrainingSpec
+from shardwright.specs import OWN_STACK, Plan, TrainingSpec, skips_stages
 
 _ZERO = {
     0: "replicated",
@@ -77,7 +77,7 @@ def choice_words(plan: Plan) -> str:
     words += plan.offload.others
     if plan.activation_place:
         words.append(f"activations {plan.activation_place}")
-    if plan.approximate:
+    if plan.sync.approximate:
         words.append(f"approximate: {plan.sync}")
     return "; ".join(words)
 
@@ -103,7 +103,9 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
         lines.append(("context parallel", context_words(plan)))
     if plan.mesh.ep > 1:
         lines.append(("experts", expert_words(plan)))
-    if plan.approximate:
+    if skips_stages(plan.schedule):
+        lines.append(("paths", "approximate: microbatches leave out stages"))
+    if plan.sync.approximate:
         lines.append(("replicas", f"approximate: {plan.sync}"))
     return lines
 

@@ -12,7 +12,7 @@ from pydantic import (
 
 from shardwright.base import divisors, listed
 from shardwright.specs.mesh import Mesh
-from shardwright.specs.schedules import ScheduleName, check_shape, splits_backward, stage_ranks
+from shardwright.specs.schedules import ScheduleName, check_shape, skips_stages, splits_backward, stage_ranks
 from shardwright.specs.spec import PositiveInt, Spec
 
 from .offload import Offload
@@ -117,8 +117,8 @@ class Plan(Spec):
 
     @property
     def approximate(self) -> bool:
-        """Whether the plan changes gradients or updates on purpose (`Sync`)."""
-        return self.sync.approximate
+        """Whether the plan changes gradients or updates on purpose: between replicas (`Sync`), or by microbatches that leave out stages."""
+        return self.sync.approximate or skips_stages(self.schedule)
 
     @property
     def stages_per_rank(self) -> int:
@@ -188,8 +188,10 @@ class Plan(Spec):
         plan = handler({name: value for name, value in data.items() if name != "approximate"})
         if data["approximate"] is not plan.approximate:
             says = str(data["approximate"]).lower()
+            skips = f", and schedule {plan.schedule} leaves out stages" if skips_stages(plan.schedule) else ""
             raise ValueError(
-                f"approximate is {says} and sync is {plan.sync}; set approximate to {str(plan.approximate).lower()}, or change sync"
+                f"approximate is {says} and sync is {plan.sync}{skips}; set approximate to {str(plan.approximate).lower()}, or change "
+                f"{'the schedule' if skips else 'sync'}"
             )
         return plan
 
@@ -226,6 +228,15 @@ class Plan(Spec):
         self._check_offload()
         self._check_replicas()
         self._check_sync()
+        if skips_stages(self.schedule) and (self.vocabulary_parallel != "none" or self.replicas):
+            what = (
+                f"vocabulary_parallel '{self.vocabulary_parallel}'"
+                if not self.replicas
+                else "replicas in several groups"
+            )
+            raise ValueError(
+                f"schedule {self.schedule} leaves out stages and does not go with {what}; set schedule '1f1b'"
+            )
         if splits_backward(self.schedule) and len(self.strategies) > len(PLAIN_STRATEGIES):
             raise ValueError(
                 f"activation_offload brings activations back for a whole backward, and schedule {self.schedule} splits it; set "

@@ -16,7 +16,7 @@ from shardwright.specs.schedules import ScheduleName
             2,
             1,
             4,
-            "allowed: gpipe, 1f1b, interleaved-1f1b, breadth-first, zb-h1, zb-2p, zb-v, v-half, v-min, dualpipe-v. Did you mean '1f1b'?",
+            "allowed: gpipe, 1f1b, interleaved-1f1b, breadth-first, zb-h1, zb-2p, zb-v, v-half, v-min, dualpipe-v, skippipe-25. Did you mean '1f1b'?",
         ),
         ("1f1b", 2, 2, 4, "1f1b needs one stage on each rank, not 4 in all for pp 2; interleaved-1f1b runs several"),
         ("zb-v", 4, 1, 4, "zb-v needs 2 stages on each rank, not 4 in all for pp 4"),

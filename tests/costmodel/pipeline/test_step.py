@@ -46,6 +46,9 @@ def random_case(generator: Generator) -> Case:
     if schedule == "interleaved-1f1b":
         pp, stages_per_rank = max(2, pp), int(generator.integers(2, 5))
         microbatches = pp * int(generator.integers(1, 64 // pp + 1))
+    if schedule == "skippipe-25":
+        pp = 4 * max(1, round(pp / 4))
+        microbatches = max(microbatches, pp)
     return Case(schedule, random_costs(generator, pp, pp * stages_per_rank, ()), microbatches)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile, write_plan_file
+from shardwright.executor.can_run import check_can_run
 from shardwright.executor.options import RunOptions
 from shardwright.executor.run import launching
 from shardwright.executor.run.launching import launch
@@ -165,6 +166,15 @@ class TestWhatIsNotRunYet:
         data["plan"]["mesh"].update(mesh or {})
         data["training"].update(training)
         return PlanFile.parse(data, source="test")
+
+    def test_stages_that_are_left_out(self) -> None:
+        """Beside the other refusals, whose plans have no pipeline."""
+        given = plan(*[(layers(1),)] * 4, pp=4, microbatches=4, schedule="skippipe-25")
+        with pytest.raises(
+            SpecError,
+            match=r"microbatches that leave out stages \(skippipe-25\) can be estimated and compared, not run yet",
+        ):
+            check_can_run(tiny(given))
 
     @pytest.mark.parametrize(
         ("mesh", "training", "says"),
