@@ -1,6 +1,6 @@
 """The costs of one plan that has been checked: those of its stages, the step that they add up to, and the memory of every rank."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -214,7 +214,8 @@ class PlanCosts:
         for cause in each[0]:
             per_stage = self.visits * (each[0][cause] + each[1][cause]) + once[0][cause] + once[1][cause]
             causes[cause] = float(self._per_rank(per_stage).sum(axis=0)[rank])
-        causes["tensor_parallel"] -= float(parts.overlap_seconds)
+        for cause, share in _overlapped(causes).items():
+            causes[cause] -= share * float(parts.overlap_seconds)
         stops = sum(self._stops()) * self.plan.microbatches * self.plan.stages_per_rank
         return StepSeconds(
             **causes,
@@ -324,6 +325,12 @@ class PlanCosts:
         logits = peak_activation_bytes(plan.schedule, len(kept), plan.microbatches, rows.activation.last[0, 0] * shares)
         in_loss = rows.working.last[0, 0] * self._per_rank(shares).sum(axis=0)
         return np.asarray(np.minimum(logits + np.where(in_loss >= working, in_loss, 0.0), kept + working))
+
+
+def _overlapped(causes: Mapping[str, float]) -> dict[str, float]:
+    """The shares of two causes in what overlapped passes save: each by its seconds."""
+    network = {cause: causes[cause] for cause in ("tensor_parallel", "expert_parallel")}
+    return {cause: seconds / (sum(network.values()) or 1.0) for cause, seconds in network.items()}
 
 
 def _distinct(times: Iterable[OpTimes]) -> list[OpTimes]:

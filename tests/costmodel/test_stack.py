@@ -283,8 +283,9 @@ def test_gradients_of_routed_tokens_are_in_use_beside_a_layer(trained: Trained) 
 
 def test_paired_passes_hide_each_others_communication(trained: Trained) -> None:
     """Stages 0 and 3 share a rank, and 1 and 2; each pass hides as much as it computes, less what slows it."""
-    forward = {"compute": np.array([4.0, 4, 4, 1]), "tensor_parallel": np.array([1.0, 2, 3, 9])}
-    backward = {"compute": np.array([8.0, 8, 8, 8]), "tensor_parallel": np.array([1.0, 2, 3, 4])}
+    nothing = {"expert_parallel": np.zeros(4)}
+    forward = nothing | {"compute": np.array([4.0, 4, 4, 1]), "tensor_parallel": np.array([1.0, 2, 3, 9])}
+    backward = nothing | {"compute": np.array([8.0, 8, 8, 8]), "tensor_parallel": np.array([1.0, 2, 3, 4])}
     alone = 1 - CALIBRATED.collective_multiprocessors / 100
     saved, none = (
         overlap_saving_seconds(round_cluster().node.device, trained(overlaps_passes=can), CALIBRATED, forward, backward)
@@ -292,6 +293,39 @@ def test_paired_passes_hide_each_others_communication(trained: Trained) -> None:
     )
     assert saved == pytest.approx(alone * np.array([1 + 4, 2 + 3, 3 + 2, 8 + 1]))
     assert none.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("dispatch", "saved"),
+    [
+        ({}, 0.8 * (1 + 2) + 0.8 * (5 + 2)),  # forward: 1 + 5 beside 8; backward: 2 + 6 beside 4, of which 2 + 2 fit
+        ({"dispatch_multiprocessors": 10}, 0.8 * (1 + 2) + 0.9 * (5 + 2)),
+        ({"overlaps_dispatch": True}, 0.8 * (1 + 2)),
+        ({"dispatch_pieces": 2}, 0.8 * (1 + 2)),
+    ],
+)
+def test_paired_passes_hide_each_others_dispatch(trained: Trained, dispatch: dict[str, object], saved: float) -> None:
+    """A pair of two equal stages, of whose 100 multiprocessors a collective takes 20: 4 s + 1 s of tp + 5 s of exchange forward, 8 s + 2 s + 6 s
+    backward. In turn they take 26 s. Where nothing slows compute, a pair takes 6 s of forward's network beside 8 s of backward's compute, and 4 s of
+    forward's compute beside 4 of 8 s of backward's network: 16 s."""
+    forward = {"compute": np.full(2, 4.0), "tensor_parallel": np.full(2, 1.0), "expert_parallel": np.full(2, 5.0)}
+    backward = {"compute": np.full(2, 8.0), "tensor_parallel": np.full(2, 2.0), "expert_parallel": np.full(2, 6.0)}
+    training = trained(overlaps_passes=True).model_copy(update=dispatch)
+    constants = replace(CALIBRATED, collective_multiprocessors=20.0)
+    found = overlap_saving_seconds(round_cluster().node.device, training, constants, forward, backward)
+    assert found == pytest.approx(np.full(2, saved))
+    free = replace(CALIBRATED, collective_multiprocessors=0.0)
+    if not dispatch:
+        pair = (
+            4
+            + 1
+            + 5
+            + 8
+            + 2
+            + 6
+            - overlap_saving_seconds(round_cluster().node.device, training, free, forward, backward)
+        )
+        assert pair == pytest.approx(np.full(2, 16.0))
 
 
 @pytest.mark.parametrize(

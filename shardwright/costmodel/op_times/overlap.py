@@ -67,13 +67,22 @@ def overlap_saving_seconds(
 ) -> Array:
     """(..., S): seconds that a stage's forward saves when it overlaps a backward on the rank's other stage.
 
-    `forward`, `backward`: seconds (..., S) of each cause. Where the stack supports it, each pass computes while the
-    other communicates (DeepSeek-AI 2024, arXiv 2412.19437, section 3.2.1). The communication slows it as usual.
+    `forward`, `backward`: seconds (..., S) of each cause. Where the stack supports it, each pass computes while the other communicates over tp and
+    sends tokens to experts (DeepSeek-AI 2024, arXiv 2412.19437, section 3.2.1): of n seconds of network beside c of compute, min(n, c) are saved, less
+    what they slow the compute by. A dispatch that the training hides in another way is left to that.
     """
     if not training.software.overlaps_passes:
         return np.zeros_like(forward["compute"])
     # under the V placement, stage s shares its rank with the s-th stage from the end
     other = {cause: seconds[..., ::-1] for cause, seconds in backward.items()}
-    hidden = np.minimum(forward["tensor_parallel"], other["compute"])
-    hidden = hidden + np.minimum(other["tensor_parallel"], forward["compute"])
-    return np.asarray((1 - slowdown_beside(device, constants, hidden)) * hidden)
+    tensor, expert = (
+        slowdown_beside(device, constants, forward["compute"], taken)
+        for taken in (None, training.dispatch_multiprocessors)
+    )
+    hides = not (training.overlaps_dispatch or training.dispatch_pieces > 1)
+    saved = np.zeros_like(forward["compute"])
+    for network, compute in ((forward, other["compute"]), (other, forward["compute"])):
+        summed = np.minimum(network["tensor_parallel"], compute)
+        sent = np.minimum(network["expert_parallel"], compute - summed) * hides
+        saved = saved + (1 - tensor) * summed + (1 - expert) * sent
+    return np.asarray(saved)

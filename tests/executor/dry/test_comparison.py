@@ -83,6 +83,7 @@ def test_exchanges_of_whole_matrices_are_those_charged(of_plan: Plan) -> None:
         "1f1b",
         "cp, all-gather",
         "cp, ulysses",
+        "means to experts",
         "loss in chunks",
         "loss in chunks over a pipeline",
     ],
