@@ -193,3 +193,12 @@ def test_memory_names_the_rank_and_how_much_is_missing() -> None:
     ):
         check_memory(estimate, small)
     check_memory(estimate, round_cluster())
+
+
+def test_means_are_for_one_expert_each() -> None:
+    given = plan(dp_shard=4, ep=4, microbatches=2, zero=1).model_copy(update={"expert_dispatch": "deduplicated"})
+    training = TRAINING.model_copy(update={"tokens_per_centroid": 5})
+    with pytest.raises(
+        SpecError, match="'deduplicated' sends one copy of a token for several experts, and tokens_per_centroid 5 means"
+    ):
+        check_plan(given, small_experts(), round_cluster(), training)
