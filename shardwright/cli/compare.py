@@ -18,12 +18,14 @@ from .options import (
     ClusterOption,
     CudaGraphsOption,
     DispatchPiecesOption,
+    ExpertImbalanceOption,
     ForceOption,
     Fp8AttentionOption,
     GlobalBalanceOption,
     GlobalBatchOption,
     HighPrecisionLayersOption,
     HostMemoryReserveOption,
+    HotExpertsOption,
     JsonOption,
     LengthsOption,
     LinearPrecisionOption,
@@ -82,6 +84,8 @@ def compare(
     global_balance: GlobalBalanceOption = False,
     dispatch_pieces: DispatchPiecesOption = 1,
     tokens_per_centroid: TokensPerCentroidOption = 1,
+    expert_imbalance: ExpertImbalanceOption = 1.0,
+    hot_experts: HotExpertsOption = 0,
     mlp_tiles: MlpTilesOption = 1,
     mtp_layers: MtpLayersOption = 0,
     activation_offload_layers: ActivationOffloadLayersOption = 0,
@@ -279,12 +283,12 @@ def _check_same_training(path: Path, planned: "TrainingSpec", training: "Trainin
             )
 
 
-def _in_words(value: str | int | None) -> str:
+def _in_words(value: str | float | None) -> str:
     """An option's value; a flag is on, or off as what is left out."""
     return "on" if value is True else str(value or "none")
 
 
-def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
+def _options_of(training: "TrainingSpec") -> dict[str, str | float | None]:
     """The command line's options for this training."""
     return {
         "--stack": training.stack,
@@ -300,6 +304,8 @@ def _options_of(training: "TrainingSpec") -> dict[str, str | int | None]:
         "--global-balance": training.global_balance,
         "--dispatch-pieces": training.dispatch_pieces,
         "--tokens-per-centroid": training.tokens_per_centroid,
+        "--expert-imbalance": training.expert_imbalance,
+        "--hot-experts": training.hot_experts,
         "--mlp-tiles": training.mlp_tiles,
         "--mtp-layers": training.mtp_layers,
         "--activation-offload-layers": training.activation_offload_layers,

@@ -113,6 +113,11 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             f"a dispatch in {training.dispatch_pieces} pieces",
             "plan without --dispatch-pieces",
         ),
+        (
+            training.hot_experts > 0 and mesh.ep > 1,
+            f"{training.hot_experts} hot experts on every rank",
+            "plan without --hot-experts",
+        ),
         (training.global_balance, "a loss on routers over all data-parallel ranks", "plan without --global-balance"),
         (  # torch's pipeline has no passes of a rank beside those of its stages, which the split vocabulary needs
             plan.vocabulary_parallel != "none",

@@ -22,6 +22,8 @@ TRAINING_DEFAULTS: Mapping[str, Any] = {
     "global_balance": False,
     "dispatch_pieces": 1,
     "tokens_per_centroid": 1,
+    "expert_imbalance": 1.0,
+    "hot_experts": 0,
     "mlp_tiles": 1,
     "mtp_layers": 0,
     "activation_offload_layers": 0,

@@ -43,6 +43,8 @@ _TRAINING_OPTIONS = (
         "global_balance",
         "dispatch_pieces",
         "tokens_per_centroid",
+        "expert_imbalance",
+        "hot_experts",
     ),
     *(
         "mlp_tiles",

@@ -92,6 +92,8 @@ class TrainingSpec(Spec):
     `tokens_per_centroid`: tokens of one expert that travel to it and are computed as their mean, where experts lie on several ranks. Tokens that
     hash alike are averaged, and each gets back what it differs from the mean by (Nie et al. 2024, LSH-MoE, arXiv 2411.08446, section
     3.2). 1 sends every token; more changes the gradient on purpose (`approximate`).
+    `hot_experts`: so many of each layer's experts, those with the most tokens, lie on every rank of ep for a step, from where their owners give
+    and get them; the others are dealt by their load (Qing et al. 2025, Hecate, arXiv 2502.02581). `expert_imbalance` is then that without it.
     `global_balance`: the load-balancing loss of routers counts how often experts are chosen over the data-parallel ranks of a microbatch,
     not on each alone (Qiu et al. 2025, arXiv 2501.11873, section 3; Megatron-Core, --moe-router-load-balancing-type global_aux_loss).
     `mtp_layers`: multi-token prediction layers behind the last layer, each with the head and its loss once more.
@@ -121,6 +123,7 @@ class TrainingSpec(Spec):
     overlaps_dispatch: bool = False
     dispatch_multiprocessors: PositiveInt | None = None
     dispatch_pieces: PositiveInt = 1
+    hot_experts: NonNegativeInt = 0
     tokens_per_centroid: Annotated[PositiveInt, Field(le=MOST_TOKENS_PER_CENTROID)] = 1
     global_balance: bool = False
     high_precision_layers: NonNegativeInt = 0

@@ -59,6 +59,9 @@ _FILES = ("out.json", "plan.json", "phases.json", "weights", "none/out", "/dev/f
 _PLANS = ("plan.json", "phases.json", "phases.json:2", "phases.json:9", "train.json", "run.sh", "table.csv", "run")
 _HOURS = ("1000", "0", "-1", "1e308", "nan")
 WORDS: Mapping[str, tuple[str, ...]] = {
+    "--expert-imbalance": ("1", "1.5", "0.5", "nan"),
+    "--hot-experts": ("0", "2", "-1", "1000000"),
+    "--tokens-per-centroid": ("1", "5", "0"),
     "--allow-approximate": ("adamw8bit", "lsh-moe", "lsh-moe,co2", "skippipe", "skippipe,diloco", "diloco", "islands", "1-bit-adam,lion", "galore:rank=4,period=2", "all", "co2,", "diloco:inner_steps=2"),
     "--allow-precision": ("fp8", "all", "fp8,mxfp8", "nvfp4", "fp8-rowwise", "fp4"),
     "--attention": ("flash", "unfused", "auto", "ring"),

@@ -2,7 +2,7 @@
 
 from shardwright.catalog import load_cluster
 from shardwright.catalog.huggingface import model_from_config
-from shardwright.specs import PER_CENTROID, Precision, TrainingSpec
+from shardwright.specs import PER_CENTROID, ClusterSpec, Precision, TrainingSpec
 from shardwright.specs.model import BlockRun, MixtureOfExperts, ModelSpec
 
 from .setups import Line, System, gpt, planned
@@ -73,6 +73,27 @@ def _clustered() -> Line:
     )
 
 
+def _hot() -> Line:
+    """Qing et al. 2025, Hecate, arXiv 2502.02581: GPT-MoE-S on four nodes of 8 A100 with four NICs of 100 Gb/s."""
+    group = load_cluster("a100-sxm-40gb:32@efa-100g").groups[0].model_copy(update={"nics_per_node": 4})
+    cluster = ClusterSpec(name="p4d", groups=(group,))
+    fixed = {"ep": 32, "tp": 1, "pp": 1, "cp": 1, "recompute": "none"}
+    gains, most = [], 8
+    for imbalance in (2.0, 4.0, 8.0):
+        job = TrainingSpec(seq_len=2048, global_batch=256, stack="megatron-core", expert_imbalance=imbalance)
+        still, hot = (
+            planned(_gpt_moe_small(), cluster, job.model_copy(update={"hot_experts": count}), **fixed).step_seconds
+            for count in (0, most)
+        )
+        gains.append(f"{still / hot:.1f}x")
+    return Line(
+        "up to 3.54x",
+        f"GPT-MoE-S: {', '.join(gains)} with {most} of 64 hot experts on all of 32 A100, where the busiest rank gets 2, 4 and 8 times the mean",
+        "How uneven the load was is not told as one number. Loads are taken to follow a power law, the hottest experts together on one rank. Baselines of the "
+        "paper also move experts; ours leaves them where they are. Experts of a microbatch that it releases and gathers again are not modelled.",
+    )
+
+
 def _pangu() -> Line:
     """Tang et al. 2025, Pangu Ultra MoE, arXiv 2505.04519: 718B on 6,000 Ascend, 8,192 tokens."""
     job = TrainingSpec(seq_len=8192, global_batch=6144, stack="megatron-core")
@@ -117,6 +138,14 @@ def _gpt_moe() -> ModelSpec:
     return plain.model_copy(update={"name": "gpt-moe-15b", "blocks": blocks})
 
 
+def _gpt_moe_small() -> ModelSpec:
+    """12 layers of width 768, each with 64 experts of width 1,536 of which two compute a token: 1.9 G parameters."""
+    plain = gpt(12, 768, 12)
+    experts = MixtureOfExperts(experts=64, top_k=2, expert_width=2 * 768, gated=False)
+    block = plain.blocks[0].block.model_copy(update={"ffn": experts})
+    return plain.model_copy(update={"name": "gpt-moe-s", "blocks": (BlockRun(count=12, block=block),)})
+
+
 def _pangu_ultra() -> ModelSpec:
     """61 layers of width 7,680, 256 experts of which 8 compute a token, latent attention."""
     config = {
@@ -150,12 +179,7 @@ def _pangu_ultra() -> ModelSpec:
 EXPERTS = (
     System("24", "FSMoE", check=_exchange),
     System("24", "LSH-MoE", check=_clustered),
-    System(
-        "24",
-        "Hecate (FSSDP)",
-        "Up to 3.54x. Not modelled: experts lie on their ranks for the whole step. `expert_imbalance` of a training says what uneven load costs, "
-        "which is the most that such a placement can win back.",
-    ),
+    System("24", "Hecate (FSSDP)", check=_hot),
     System("25", "MoE Parallel Folding", check=_folding),
     System("26", "Pangu Ultra MoE", check=_pangu),
     System("26", "LongCat-Flash", check=_longcat),

@@ -161,6 +161,16 @@ TokensPerCentroidOption = Annotated[
         "gradient."
     ),
 ]
+ExpertImbalanceOption = Annotated[
+    float,
+    typer.Option(help="Say how many times the mean the busiest of the ranks that spread experts gets of their tokens."),
+]
+HotExpertsOption = Annotated[
+    int,
+    typer.Option(
+        help="Give every rank that many experts of each layer for a step, those with the most tokens, and deal the others by load (Hecate)."
+    ),
+]
 GlobalBalanceOption = Annotated[
     bool,
     typer.Option(

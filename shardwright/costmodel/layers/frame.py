@@ -7,7 +7,7 @@ import numpy as np
 from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import OpTimes
 from shardwright.specs import Candidates, Stack, TrainingSpec, tp_group
-from shardwright.specs.model import ModelSpec, Parameter
+from shardwright.specs.model import MixtureOfExperts, ModelSpec, Parameter
 
 from . import operators
 from .exchanges import CountedExchanges, SummedGradients, expert_split
@@ -32,7 +32,8 @@ class WorkFrame:
 
     @property
     def experts(self) -> operators.ExpertSplit:
-        return expert_split(self.candidates, self.training)
+        counts = [block.ffn.experts for block in self.model.layer_classes if isinstance(block.ffn, MixtureOfExperts)]
+        return expert_split(self.candidates, self.training, counts[0] if counts else None)
 
     @property
     def sequence_split(self) -> Array:

@@ -104,7 +104,7 @@ class ExpertSplit:
     """How experts are distributed: `ep` ranks hold different ones, and `expert_tp` ranks split the columns of each.
 
     `load`: tokens of the most loaded rank, as a multiple of an even spread. `per_centroid`: tokens that travel and are computed as
-    their mean; `own_tokens`: tokens of which one rank sends all copies.
+    their mean; `own_tokens`: tokens of which one rank sends all copies. `sent`: the part of what a rank computes that is sent to it.
     """
 
     ep: Number
@@ -112,6 +112,7 @@ class ExpertSplit:
     load: Number = 1.0
     per_centroid: Number = 1
     own_tokens: Number = 1.0
+    sent: Number = 1.0
 
     def copies(self, tokens: Number, top_k: float, tp: Number) -> Array:
         """Routed tokens that one rank computes: T k / t of its own number, times the ranks that split an expert."""

@@ -22,7 +22,7 @@ from shardwright.specs.model import ModelSpec
 
 from .activation_offload import ActivationOffload
 from .cost_tables import CostTables, Seconds, StaticBytes
-from .data_parallel import DataParallel, sharded
+from .data_parallel import DataParallel, hot_elements, sharded
 from .distinct_rows import DistinctRows, distinct_rows
 from .memory import message_bytes
 from .static import StaticMemory, sums_in_pipeline
@@ -220,6 +220,7 @@ class _Builder:
             backward,
             self._offload.copy_seconds if self._offload else None,
             self.exchange,
+            hot_elements(self.model, self.training, self.candidates, len(self.rows)),
         )
 
     def _shard(self, traffic: DataParallel) -> Array:

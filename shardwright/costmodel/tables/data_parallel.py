@@ -20,11 +20,13 @@ from shardwright.specs import (
     NodeGroup,
     RankGroup,
     TrainingSpec,
+    ep_group,
     expert_replicate_group,
     expert_shard_group,
     replicate_group,
     shard_group,
 )
+from shardwright.specs.model import MixtureOfExperts, ModelSpec
 
 RanksOf = Callable[[Candidates, NodeGroup], RankGroup]
 
@@ -38,7 +40,7 @@ class DataParallel:
     backward. The head is not freed, as its backward follows its forward. `frozen_bytes`, `expert_frozen_bytes` (N, R): bytes of
     frozen weights on one rank, which ZeRO-3 alone shards and gathers, in their own format, and nothing reduces. `passes_back`
     (R,): rows with a backward pass. `copied` (N, R, P): seconds of a row's activations to the host in its forward, and back in
-    its backward. `exchange`: replicas of the mesh also lie in other groups of a mixed cluster; the candidates count all.
+    its backward. `hot` (N, R): elements of a layer's hot experts, which all ranks of ep have for a step. `exchange`: replicas of the mesh also lie in other groups of a mixed cluster; the candidates count all.
     """
 
     training: TrainingSpec
@@ -55,6 +57,7 @@ class DataParallel:
     backward: Array
     copied: Array | None = None
     exchange: ReplicaExchange | None = None
+    hot: Array | None = None
 
     def in_forward(self) -> Exposed:
         """Every microbatch: ZeRO-3 gathers each layer, from the host where the shard is there."""
@@ -72,7 +75,8 @@ class DataParallel:
         """
         once = ~self._gathers_each
         hidden = self._chunks_behind[..., 0] if self.training.software.overlaps_gather else 0.0
-        exposed = self._beside(hidden * self.forward, once * self._gather_seconds, once * self._copy_seconds)
+        gathered = once * self._gather_seconds + self._of_hot("all_gather", self.gathered_bytes)
+        exposed = self._beside(hidden * self.forward, gathered, once * self._copy_seconds)
         pp = self._column("pp")
         return Exposed(exposed.network / pp, exposed.host_copy / pp)
 
@@ -90,7 +94,11 @@ class DataParallel:
         a chunk follow each other, also the gather that they all need."""
         network, copies = self._each_backward()
         put_off = ~self._reduces_each
-        once = put_off * self._reduce_seconds + self._replica_seconds
+        once = (
+            put_off * self._reduce_seconds
+            + self._replica_seconds
+            + self._of_hot("reduce_scatter", self._gradient_bytes)
+        )
         once = once + (self._gathers_by_chunk & self._gathers_again) * self._gather_seconds
         if not self.training.software.overlaps_reduction:
             return Exposed(
@@ -231,6 +239,14 @@ class DataParallel:
         size = self._gradient_bytes
         return self._over_shards("reduce_scatter", size * self.parameters, size * self.expert_parameters)
 
+    def _of_hot(self, name: CollectiveName, element_bytes: Array | float) -> Array | float:
+        """Seconds in which the ranks of ep get a layer's hot experts from their owners, or give back the sums of their gradients: Hecate's
+        sparse collectives (Qing et al. 2025, arXiv 2502.02581), once a step."""
+        if self.hot is None:
+            return 0.0
+        group = ep_group(self.candidates, self.times.node).column()
+        return np.where(self.hot > 0, self.times.collective_seconds(name, element_bytes * self.hot, group), 0.0)
+
     def _over_shards(self, name: CollectiveName, size_bytes: Array, expert_bytes: Array) -> Array:
         """Seconds of one collective over the shards of a row's parameters, and one over those of its experts."""
         group = shard_group(self.candidates, self.times.node).column()
@@ -334,3 +350,17 @@ def sharded(candidates: Candidates, parameters: Array, expert_parameters: Array)
     """(N, R): elements of one rank's shard, of parameters that data
     parallelism shards, and of experts that ep spreads."""
     return parameters / candidates.shards[:, None], expert_parameters / candidates.expert_shards[:, None]
+
+
+def hot_elements(model: ModelSpec, training: TrainingSpec, candidates: Candidates, rows: int) -> Array | None:
+    """(N, R): elements of each layer's hot experts on a rank that has them for a step; None where none are asked for."""
+    hot = training.hot_experts
+    if not hot:
+        return None
+    found = np.zeros((len(candidates), rows))
+    for index, block in enumerate(model.layer_classes):
+        if isinstance(block.ffn, MixtureOfExperts):
+            elements = sum(p.elements for p in block.parameters(model.hidden_size) if p.expert and not p.idle)
+            each = elements / block.ffn.experts / np.asarray(candidates.expert_tp)
+            found[:, index] = np.where(candidates.ep > 1, min(hot, block.ffn.experts) * each, 0.0)
+    return found

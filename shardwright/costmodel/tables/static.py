@@ -44,6 +44,8 @@ class StaticMemory:
         layerwise, (outputs, merged) = self.training.method.layerwise, self._returned_logits()
         kept_gathered, gradients = self._kept_gathered, self._gradients
         frees, streams = self._frees, self.traffic.streamed
+        hot = 0.0 if self.traffic.hot is None else self.traffic.hot
+        kept_gathered, gradients = kept_gathered + self.traffic.gathered_bytes * hot, gradients + self._gradient * hot
         return StaticBytes(
             parameters=self._on_device * self._master + self._frozen,
             gathered=kept_gathered,

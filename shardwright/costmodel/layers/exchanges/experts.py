@@ -24,17 +24,24 @@ from shardwright.specs import (
 )
 from shardwright.specs.model import Block, FeedForward, MixtureOfExperts, Parameter
 
+from .placement import placed
 
-def expert_split(candidates: Candidates, training: TrainingSpec) -> ExpertSplit:
-    """Return how each candidate spreads experts, shapes (N,).
+
+def expert_split(candidates: Candidates, training: TrainingSpec, experts: int | None = None) -> ExpertSplit:
+    """Return how each candidate spreads experts, shapes (N,). `experts`: those of a layer, which `hot_experts` needs.
 
     Imbalance slows a step only where experts lie on several ranks. A rank that holds all experts computes the same
     total. With a capacity factor, every expert computes that multiple of an even share. Tokens above it are dropped,
     and missing ones are padded (Lepikhin et al. 2020, GShard, arXiv 2006.16668, section 2.2).
     """
-    uneven = np.where(candidates.ep > 1, training.expert_imbalance, 1.0)
+    uneven, sent = np.where(candidates.ep > 1, training.expert_imbalance, 1.0), np.ones(len(candidates))
+    if training.hot_experts and experts:
+        found = [placed(experts, int(ep), training.expert_imbalance, training.hot_experts) for ep in candidates.ep]
+        computed, left = np.array(found).T
+        uneven = np.where(candidates.ep > 1, computed, 1.0)
+        sent = np.where(candidates.ep > 1, left / computed, 1.0)
     load = uneven if training.expert_capacity is None else np.full(len(candidates), training.expert_capacity)
-    spread = ExpertSplit(ep=candidates.ep, expert_tp=candidates.expert_tp, load=load)
+    spread = ExpertSplit(ep=candidates.ep, expert_tp=candidates.expert_tp, load=load, sent=sent)
     if training.tokens_per_centroid == 1:
         return spread
     tokens = candidates.micro_batch * float(training.seq_len) / candidates.cp
@@ -79,8 +86,8 @@ class ExpertExchange:
         """
         if isinstance(ffn, FeedForward) or (self.candidates.ep == 1).all():
             return np.zeros(len(self.candidates))
-        split = expert_split(self.candidates, self.training)
-        copies = split.copies(self.tokens, ffn.computed_top_k, self.candidates.tp)
+        split = expert_split(self.candidates, self.training, ffn.experts)
+        copies = split.sent * split.copies(self.tokens, ffn.computed_top_k, self.candidates.tp)
         splitting = expert_tp_group(self.candidates, self.times.node)
         shared_bytes = self._token_bytes * copies
         gather = self.times.collective_seconds("all_gather", shared_bytes, splitting)

@@ -27,7 +27,7 @@ def row(per_centroid: int, **degrees: int) -> RowWork:
 
 
 def test_a_quarter_travels_and_is_computed() -> None:
-    """Two copies of 256 tokens for four experts: 128 for each, 32 means. A copy passes three matrices of 64 x 64; hashing is a projection of each
+    """Two copies of 256 tokens for eight experts: 64 for each, 16 means. A copy passes three matrices of 64 x 64; hashing is a projection of each
     token. Memory traffic takes no time here."""
     every, means = row(1, ep=4, dp_shard=4), row(PER, ep=4, dp_shard=4)
     assert means.expert_parallel_forward_seconds == pytest.approx(every.expert_parallel_forward_seconds / PER)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from shardwright.costmodel.layers.exchanges.experts import ExpertExchange, expert_split
+from shardwright.costmodel.layers.exchanges.placement import placed
 from shardwright.costmodel.tables.distinct_rows import distinct_rows
 from shardwright.specs.model.feed_forward import MixtureOfExperts
 from shardwright.specs.plan import EXPERT_DISPATCH
@@ -23,16 +24,13 @@ def seconds(
     top_k: int = 2,
     stack: str = "shardwright",
     per_centroid: int = 1,
+    imbalance: float = 1.0,
+    hot: int = 0,
     **degrees: int,
 ) -> float:
     chosen = candidates(expert_dispatch=EXPERT_DISPATCH.index(dispatch), **degrees)
-    given = {
-        "seq_len": TOKENS,
-        "global_batch": 8,
-        "routing": routing,
-        "stack": stack,
-        "tokens_per_centroid": per_centroid,
-    }
+    given: dict[str, object] = {"seq_len": TOKENS, "global_batch": 8, "routing": routing, "stack": stack}
+    given |= {"tokens_per_centroid": per_centroid, "expert_imbalance": imbalance, "hot_experts": hot}
     training = TrainingSpec.parse(given, source="test")
     times = RoundTimes(node=round_cluster(nodes=2, devices_per_node=4).node)
     exchange = ExpertExchange(training, times, chosen, np.array([TOKENS]), HIDDEN)
@@ -73,6 +71,19 @@ def test_the_last_mean_of_an_expert_may_be_of_fewer(tokens: int, merged: float) 
     assert np.asarray(split.merged(EXPERTS)).item() == merged
     assert np.asarray(split.computed(EXPERTS, 1.0, 1)).item() == pytest.approx(2 / merged)
     assert np.asarray(expert_split(candidates(dp_shard=8), training).merged(EXPERTS)).item() == 1
+
+
+def test_hot_experts_on_every_rank_leave_less_to_exchange() -> None:
+    """Sixteen equal experts, four of them on every rank: a quarter of the tokens stays. With twice the mean on the busiest of 8 ranks more does."""
+    assert seconds(ep=8, dp_shard=8, hot=4) == pytest.approx(2 * 2 * TOKEN_SECONDS * 3 / 4)
+    left = placed(16, 8, 2.0, 4).sent
+    assert left < 3 / 4
+    assert seconds(ep=8, dp_shard=8, imbalance=2.0, hot=4) == pytest.approx(2 * 2 * TOKEN_SECONDS * left)
+    assert seconds(ep=8, dp_shard=8, imbalance=2.0) == pytest.approx(2 * 2 * TOKEN_SECONDS * 2)
+    split = expert_split(
+        candidates(ep=8, dp_shard=8), TrainingSpec(seq_len=8, global_batch=8, expert_imbalance=2.0, hot_experts=4), 16
+    )
+    assert np.asarray(split.load).item() == placed(16, 8, 2.0, 4).computed < 2
 
 
 def test_one_copy_goes_to_each_rank_that_holds_any() -> None:
