@@ -13,7 +13,7 @@ from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group,
 from shardwright.specs.model import Block, FeedForward, LinearAttention, NoAttention, Parameter
 
 from . import operators
-from .core import AttentionCore, Averaging, Dispatch, Passes
+from .core import AttentionCore, Averaging, Dispatch, Launches, Passes
 from .exchanges import (
     ContextExchange,
     LayerSeconds,
@@ -24,7 +24,7 @@ from .exchanges import (
     spread_parameters,
 )
 from .frame import WorkFrame
-from .frozen import Adapters, BaseWeights, stored_bytes, unneeded_kernels
+from .frozen import Adapters, BaseWeights, stored_bytes
 from .kept import LayerBytes
 from .precision import reduces_scales
 from .recompute import RepeatedModules, Selection, repeated_modules, selection
@@ -32,9 +32,6 @@ from .row import RowWork, by_policy, repeated_when_full, without_backward
 from .saved import layer_code
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
 from .weight_matmuls import MatmulSeconds, WeightMatmuls
-
-# Share of a dense layer's launches that belong to attention, its norm and its residual: 22 of 34 in transformers' Llama.
-_ATTENTION_LAUNCHES = 22 / 34
 
 
 class _Repeated(NamedTuple):
@@ -248,15 +245,6 @@ class LayerWork:
             seconds.backward + moved(adapters.backward_bytes + base.backward_bytes),
         )
 
-    @property
-    def _frozen_kernels(self) -> tuple[float, float]:
-        """Launches that frozen weights add to a forward and a backward: of adapters and lower formats, less those of gradients."""
-        if self.frame.training.trainable.trains_layer_weights:
-            return 0.0, 0.0
-        added = (self._adapters.kernels, BaseWeights(self.frame.training, self._matmuls).kernels)
-        unneeded = unneeded_kernels(self.block, self.frame.stack, self._matmuls)
-        return sum(each[0] for each in added), sum(each[1] for each in added) - unneeded
-
     @cached_property
     def _passes(self) -> Passes:
         """Seconds with the host's launches, where a pass waits for them."""
@@ -268,47 +256,7 @@ class LayerWork:
 
     @cached_property
     def _kernels(self) -> Passes:
-        """Launches of a pass. A layer of experts also has those of its router, and some for each expert that the rank holds.
-
-        A graph takes its part off the host: that of attention with its norm and residual, that of the router, or all.
-        """
-        stack, ffn, frame, graphs = self.frame.stack, self.block.ffn, self.frame, self.frame.training.cuda_graphs
-        every = np.ones(len(frame.tokens)) * self._launched_share
-        if graphs == "whole":
-            return Passes(0 * every, 0 * every)
-        dense = every - _ATTENTION_LAUNCHES * self.block.has_attention * ("attention" in graphs)
-        more_forward, more_backward = self._frozen_kernels
-        hooks = self._hook_kernels
-        forward = dense * (stack.kernels_forward + more_forward) + hooks.forward
-        backward = dense * np.maximum(0.0, stack.kernels_backward + more_backward) + hooks.backward
-        if isinstance(ffn, FeedForward):
-            return Passes(forward, backward)
-        held = ffn.experts / np.asarray(frame.experts.ep)
-        off = "router" in graphs
-        router_forward = stack.router_kernels_forward - off * stack.gate_kernels_forward
-        router_backward = stack.router_kernels_backward - off * stack.gate_kernels_backward
-        averaging = self._averaging.kernels
-        return Passes(
-            forward + averaging.forward + router_forward + stack.expert_kernels_forward * held,
-            backward + averaging.backward + router_backward + stack.expert_kernels_backward * held,
-        )
-
-    @property
-    def _launched_share(self) -> float:
-        """Share of a layer's launches that this one has, where it is attention or a feed-forward alone."""
-        block = self.block
-        return _ATTENTION_LAUNCHES * block.has_attention + (1 - _ATTENTION_LAUNCHES) * block.has_ffn
-
-    @property
-    def _hook_kernels(self) -> Passes:
-        """Launches that the hooks of a layer's linears are worth under ZeRO-2 and ZeRO-3; each expert of a loop has its own linears."""
-        stack, zero = self.frame.stack, self.frame.candidates.zero_stage
-        sizes = [max(1, len(linear.modules)) * (linear.groups if linear.experts else 1) for linear in self._matmuls]
-        fetches, reduces = np.where(zero >= 3, sum(sizes), 0.0), np.where(zero == 2, sum(sizes), 0.0)
-        return Passes(
-            stack.gathered_module_kernels_forward * fetches,
-            stack.gathered_module_kernels_backward * fetches + stack.reduced_module_kernels_backward * reduces,
-        )
+        return Launches(self.frame, self.block, self._matmuls, self._adapters).of_passes
 
     @cached_property
     def _context_bytes(self) -> tuple[Array, Array]:
