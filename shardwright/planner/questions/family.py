@@ -55,7 +55,8 @@ class Family:
         shapes = {(block.attention.heads, block.attention.kv_heads) for block in model.layer_classes}
         if len(shapes) > 1:
             raise SpecError(
-                f"model {model.name} has layers with several numbers of heads, which one width does not scale"
+                f"model {model.name} has layers with several numbers of heads, which one width does not scale; ask about a model whose "
+                "layers all have as many"
             )
         heads, kv_heads = next(iter(shapes))
         whole_width = heads // math.gcd(heads, model.hidden_size)
