@@ -117,8 +117,8 @@ def lower_bounds(
     depths = space.base.pp[base_index]
     spread = space.spread[chosen]
     # only schedules that split the backward have bounds of their own for each number of stages on a rank
-    alike = np.where(space.splits[chosen], chunk_counts, _several(chunk_counts))
-    shape = 4 * (depths * (1 + space.stages_per_rank.max()) + alike) + 2 * space.splits[chosen] + spread
+    alike = np.where(space.splits[chosen], chunk_counts, _filled_up(chunk_counts))
+    shape = 4 * (depths * (1 + alike.max(initial=0)) + alike) + 2 * space.splits[chosen] + spread
     shapes, shape_of = np.unique(shape, return_inverse=True)
     for index in range(len(shapes)):
         places = np.flatnonzero(shape_of == index)
@@ -146,8 +146,8 @@ def lower_bounds(
     return bounds
 
 
-def _several(chunk_counts: IntArray) -> IntArray:
-    """(A,): the next power of two: arrays of entries with fewer stages on a rank are filled up with empty ones."""
+def _filled_up(chunk_counts: IntArray) -> IntArray:
+    """(A,): the next power of two. Up to it stages on a rank are filled up with empty ones, so that fewer arrays hold all entries."""
     return np.asarray(1 << np.ceil(np.log2(chunk_counts)).astype(np.int64))
 
 
