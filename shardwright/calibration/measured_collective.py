@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from shardwright.catalog import devices as catalog
-from shardwright.costmodel.op_times import CollectiveName, meshed_share, reduces_in_switch
+from shardwright.costmodel.op_times import CollectiveName, reduces_in_switch, share_of_links
 from shardwright.specs import NodeGroup
 
 _OPERATIONS: dict[str, CollectiveName] = {
@@ -159,5 +159,5 @@ def reached_fractions(rows: Iterable[MeasuredCollective]) -> dict[str, list[floa
             sent = (row.ranks + 1) / row.ranks * row.size_bytes / row.seconds
             reached["in_switch_fraction"].append(sent / link)
         else:
-            reached["nvlink_fraction"].append(row.bus_bytes_per_s / (link * float(meshed_share(node, row.ranks))))
+            reached["nvlink_fraction"].append(row.bus_bytes_per_s / (link * float(share_of_links(node, row.ranks))))
     return reached

@@ -43,7 +43,8 @@ def check_can_run(plan_file: PlanFile) -> None:
             f"{plan_file.model_name} has ladders for residuals, which can be estimated and compared, not run yet: transformers has none; "
             "remove 'ladder_residual' from its config"
         )
-    for is_so, what, fix in (*_not_run(plan_file.plan, plan_file.training), *_not_frozen(plan_file)):
+    job = plan_file.plan, plan_file.training
+    for is_so, what, fix in (*_not_run(*job), *_not_trained(*job), *_not_frozen(plan_file)):
         if is_so:
             raise SpecError(f"{what} can be estimated and compared, not run yet; {fix}")
 
@@ -102,6 +103,23 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             f"microbatches that leave out stages ({plan.schedule})",
             "plan without --allow-approximate skippipe",
         ),
+        (  # torch's pipeline has no passes of a rank beside those of its stages, which the split vocabulary needs
+            plan.vocabulary_parallel != "none",
+            f"embedding and head split over the pipeline ({plan.vocabulary_parallel})",
+            "plan with --vocabulary-parallel none",
+        ),
+        (
+            loses_errors(plan.sync, training),
+            f"sync {plan.sync.method} in fp16, whose gradients are not finite at times,",
+            "plan with --sync exact, or with --precision bf16 or fp32",
+        ),
+    )
+
+
+def _not_trained(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str], ...]:
+    """The same of choices of the training spec."""
+    mesh = plan.mesh
+    return (
         (
             training.overlaps_dispatch and mesh.ep > 1,
             "a dispatch beside another microbatch",
@@ -119,16 +137,6 @@ def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str],
             "plan without --hot-experts",
         ),
         (training.global_balance, "a loss on routers over all data-parallel ranks", "plan without --global-balance"),
-        (  # torch's pipeline has no passes of a rank beside those of its stages, which the split vocabulary needs
-            plan.vocabulary_parallel != "none",
-            f"embedding and head split over the pipeline ({plan.vocabulary_parallel})",
-            "plan with --vocabulary-parallel none",
-        ),
-        (
-            loses_errors(plan.sync, training),
-            f"sync {plan.sync.method} in fp16, whose gradients are not finite at times,",
-            "plan with --sync exact, or with --precision bf16 or fp32",
-        ),
         (
             training.method.layerwise
             and training.precision.compute == "fp16",  # a step that overflows could not be left out

@@ -7,7 +7,7 @@ sheet gives.
 from . import constants, protocol
 from .between_groups import Crossing, ReplicaExchange
 from .choice import op_times
-from .collectives import Collectives, meshed_share, reduces_in_switch
+from .collectives import Collectives, reduces_in_switch, share_of_links
 from .constants import CALIBRATED, Constants, Value
 from .datasheet import CatalogTimes
 from .fitting import expected_errors, fit_curve, fitted, left_out_errors
@@ -54,12 +54,12 @@ __all__ = [
     "fit_curve",
     "fitted",
     "left_out_errors",
-    "meshed_share",
     "op_times",
     "operator_passes",
     "overlap_saving_seconds",
     "protocol",
     "reduces_in_switch",
     "score_passes",
+    "share_of_links",
     "slowdown_beside",
 ]

@@ -52,25 +52,6 @@ def test_the_weights_gradients_are_as_much_work_as_the_forward_matmuls_and_none_
     assert embedding.weight_gradient_seconds[0] == embedding.backward_seconds[0]
 
 
-def test_an_embedding_by_matmul_costs_as_much_as_the_head_each_way_and_keeps_its_one_hot_rows() -> None:
-    """A vocabulary of 1000. The head has two gradients in the backward pass, the embedding one."""
-    gathered, matmul = work(stack="xla").embedding(), work(stack="paxml").embedding()
-    flops = 2 * HIDDEN * 1000 * TOKENS * 1e-12
-    assert matmul.forward_seconds[0] == pytest.approx(flops)
-    assert matmul.backward_seconds[0] == pytest.approx(flops)
-    one_hot = 2 * TOKENS * 1000
-    assert matmul.activation_bytes_by_policy[0, 0] == gathered.activation_bytes_by_policy[0, 0] + one_hot
-
-
-def test_all_but_weight_matmuls_is_repeated_with_the_attention_core() -> None:
-    by_stack = {}
-    for stack in ("xla", "paxml"):
-        model = work(stack=stack, attention="unfused")
-        by_policy = model.layer(model.model.layer_classes[0]).recompute_seconds_by_policy[0]
-        by_stack[stack] = dict(zip(POLICIES, by_policy, strict=True))["selective"]
-    assert by_stack["paxml"] - by_stack["xla"] == pytest.approx(2 * 2 * TOKENS * SEQ * 64 * 1e-12)
-
-
 OWN = named_stack("shardwright")
 
 

@@ -17,6 +17,19 @@ def test_megatron_formula() -> None:
     assert model_flops_per_sequence(model, TrainingSpec(seq_len=seq, global_batch=1)) == pytest.approx(published)
 
 
+def test_all_but_weight_matmuls_repeats_the_attention_core() -> None:
+    """Paxml's, beside MaxText's, which keeps it: 2 x 2 x 4096 FLOPs for each element of 32 heads of 128, layer and token."""
+    model = load_model("llama-2-7b")
+    layer = LayerRun(count=32, zero_stage=0, recompute="selective")
+    plan = Plan(mesh=Mesh(), micro_batch=1, microbatches=1, stages=(Stage(layers=(layer,)),))
+    repeated = {
+        stack: recompute_flops_per_sequence(model, TrainingSpec(seq_len=4096, global_batch=1, stack=stack), plan)
+        for stack in ("xla", "paxml")
+    }
+    assert repeated["xla"] == 0
+    assert repeated["paxml"] == pytest.approx(32 * 4096 * 2 * 2 * 4096 * 32 * 128)
+
+
 def test_a_mixture_counts_the_experts_in_use() -> None:
     model, training = load_model("mixtral-8x7b"), TrainingSpec(seq_len=1, global_batch=1)
     embedding = model.vocab_size * model.hidden_size

@@ -160,3 +160,21 @@ def test_a_matmul_that_adds_gradients_up_takes_as_long_as_its_traffic(trained: T
     apart, adding = (layer(trained(sums_gradients_in_matmuls=adds)).weight_gradient_seconds for adds in (False, True))
     assert apart == pytest.approx(sum(2 * SEQ * k * n for k, n in shapes) * 1e-12)
     assert adding == pytest.approx(sum(2 * SEQ * (k + n) + (4 + 4) * k * n for k, n in shapes) * 1e-9)
+
+
+def test_an_embedding_by_matmul_costs_as_much_as_the_head_each_way_and_keeps_its_one_hot_rows(trained: Trained) -> None:
+    """The head has two gradients in the backward pass, the embedding one."""
+    gathered, matmul = (work(trained(embeds_by_matmul=given)).embedding() for given in (False, True))
+    head, one_hot = 2 * HIDDEN * VOCABULARY * SEQ * 1e-12, 2 * SEQ * VOCABULARY
+    assert matmul.forward_seconds[0] == pytest.approx(head + one_hot * 1e-9)
+    assert matmul.backward_seconds[0] == pytest.approx(head)
+    assert matmul.activation_bytes_by_policy[0, 0] == gathered.activation_bytes_by_policy[0, 0] + one_hot
+
+
+def test_what_is_no_weight_matmul_is_repeated_with_the_attention_core(trained: Trained) -> None:
+    kept, repeated = (
+        layer(trained(selective=given)).recompute_seconds_by_policy[0][POLICIES.index("selective")]
+        for given in ("elementwise", "all-but-weight-matmuls")
+    )
+    core = 2 * 2 * SEQ * (SEQ + 1) / 2 * HIDDEN * 1e-12  # a query sees half of the keys
+    assert repeated - kept == pytest.approx(core)

@@ -74,7 +74,7 @@ def reduces_in_switch(node: NodeGroup) -> bool:
     return node.intra_node.kind == "nvswitch" and node.device.since_hopper
 
 
-def meshed_share(node: NodeGroup, ranks_per_node: Number) -> Array:
+def share_of_links(node: NodeGroup, ranks_per_node: Number) -> Array:
     """Return the share of a device's links that reaches the others of its group: 1, except where links join pairs or neighbours."""
     ranks_per_node = np.asarray(ranks_per_node, dtype=float)
     if node.intra_node.torus:
@@ -95,12 +95,9 @@ class _Collective:
         self.crosses = self.nodes > 1
         self._sharing = group.sharing
         self._constants = constants
-        self._node, self._hop_seconds, self._node_hop_seconds = (
-            node,
-            node.intra_node.latency_seconds,
-            node.nic_latency_seconds,
-        )
-        self._link_bytes_per_s = node.intra_node.bytes_per_s * meshed_share(node, self.per_node)
+        self._node = node
+        self._hop_seconds, self._node_hop_seconds = node.intra_node.latency_seconds, node.nic_latency_seconds
+        self._link_bytes_per_s = node.intra_node.bytes_per_s * share_of_links(node, self.per_node)
         shared = node.node_bytes_per_s / among.oversubscription / np.asarray(group.sharing, dtype=float)
         self._inside_bytes_per_s = self._link_bytes_per_s * self._over(constants.nvlink_fraction)
         self._outside_bytes_per_s = shared * self._over(constants.nic_fraction) * self._over(among.nic_share)
