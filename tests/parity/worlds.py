@@ -224,7 +224,9 @@ def _collect(connections: list[Connection[Any, Any]], deadline: float) -> list[_
 
 
 def _rank_main(rank: int, size: int, store: str, connection: Connection[Any, Any]) -> None:
-    faulthandler.enable(_stacks(store, rank).open("w"))
+    last_words = _stacks(store, rank).open("a")
+    faulthandler.enable(last_words)
+    os.dup2(last_words.fileno(), 2)  # what C++ says before it aborts
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
     import torch.distributed as dist

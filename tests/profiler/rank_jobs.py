@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Never, get_args
 
 import torch
 
@@ -14,6 +14,7 @@ from shardwright.base.errors import SpecError
 from shardwright.costmodel.op_times.protocol import CollectiveName
 from shardwright.profiler.probes.movement.collective import CollectiveProbe
 from shardwright.profiler.probes.movement.overlap import CollectiveOverlapProbe
+from shardwright.profiler.ranks import torch_ranks
 from shardwright.profiler.ranks.launch import detected_launch
 from shardwright.profiler.ranks.torch_ranks import TorchRanks, joined_ranks
 from shardwright.profiler.ranks.watch import WatchTimes
@@ -90,15 +91,29 @@ class FirstSizes(CollectiveProbe):
         return None
 
 
+def _killed() -> Never:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def _unconnected() -> Never:
+    raise RuntimeError("Gloo connectFullMesh failed")
+
+
 def as_rank_of_a_launcher(arguments: list[str]) -> int:
     """Do a job of this module as the rank that the environment describes, and print what it returns or why it failed.
 
-    `arguments`: its name, the name of the machine, and its argument; "silent" counts ranks as dead after two seconds.
+    `arguments`: its name, the name of the machine, and its argument; "silent" counts ranks as dead after two seconds, as does "silent-join",
+    which kills the last rank while the others wait for it to connect. With "join" rank 0 is told that it cannot connect.
     """
     job, host, argument = arguments
-    times = WatchTimes(beat_seconds=0.2, silent_seconds=2.0) if argument == "silent" else None
+    times = WatchTimes(beat_seconds=0.2, silent_seconds=2.0) if argument.startswith("silent") else None
     launch = detected_launch(os.environ)
     assert launch is not None
+    if argument.endswith("join"):
+        torch_ranks._control_group = (
+            _killed if launch.rank else _unconnected if argument == "join" else torch_ranks._control_group
+        )
     try:
         with joined_ranks(launch, host=host, watch_times=times) as ranks:
             print(globals()[job](ranks, argument, print))

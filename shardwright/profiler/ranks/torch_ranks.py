@@ -78,10 +78,15 @@ class TorchRanks:
         return self._groups[key]
 
     def _together(self, work: Callable[[], Result]) -> Result:
-        try:
-            return work()
-        except RuntimeError as error:
-            raise RanksLostError(_why_lost(self._store, self.rank, error)) from error
+        return _together(self._store, self.rank, work)
+
+
+def _together(store: Store, rank: int, work: Callable[[], Result]) -> Result:
+    """Do what takes all ranks, and say why when one of them is gone."""
+    try:
+        return work()
+    except RuntimeError as error:
+        raise RanksLostError(_why_lost(store, rank, error)) from error
 
 
 @contextlib.contextmanager
@@ -102,10 +107,10 @@ def joined_ranks(
     store = _meet(launch)
     watch = RankWatch(store, launch.rank, launch.size, times=watch_times)
     try:
-        nodes = _share_machine(launch, host or socket.gethostname())
-        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=_ANSWER_SECONDS))
-        assert control is not None
         watch.start()
+        hosts = _together(store, launch.rank, lambda: _hosts(launch.size, host or socket.gethostname()))
+        nodes = _share_machine(hosts)
+        control = _together(store, launch.rank, _control_group)
         yield TorchRanks(store, control, nodes)
     except BaseException as error:
         word = _word(store)
@@ -159,10 +164,20 @@ def _meet(launch: Launch) -> Store:
     return store
 
 
-def _share_machine(launch: Launch, host: str) -> Nodes:
-    hosts: list[Any] = [None] * launch.size
+def _hosts(size: int, host: str) -> tuple[str, ...]:
+    hosts: list[Any] = [None] * size
     dist.all_gather_object(hosts, host)
-    nodes = Nodes(tuple(hosts))
+    return tuple(hosts)
+
+
+def _control_group() -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=_ANSWER_SECONDS))
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def _share_machine(hosts: tuple[str, ...]) -> Nodes:
+    nodes = Nodes(hosts)
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, usable_cores() // nodes.ranks_per_node))
     return nodes

@@ -46,7 +46,7 @@ def _started(launcher: str, job: str, argument: str) -> "list[subprocess.Popen[s
     each = [
         (base | of_rank, [job, f"node{rank}", argument]) for rank, of_rank in enumerate(_environments(launcher, port))
     ]
-    errors = subprocess.STDOUT if argument == "silent" else subprocess.DEVNULL
+    errors = subprocess.STDOUT if argument.startswith("silent") else subprocess.DEVNULL
     if launcher == "slurm":
         return [
             ForkedRank(as_rank_of_a_launcher, given, env=environment, stdout=subprocess.PIPE, stderr=errors)
@@ -77,6 +77,7 @@ def test_ranks_of_a_launcher_meet(launcher: str) -> None:
     [
         ("bug", "RanksLostError: rank 1 failed: KeyError: 'what'"),
         ("kill", "RanksLostError: rank 0 lost the others: one of them ended without a message"),
+        ("join", "RanksLostError: rank 0 lost the others: one of them ended without a message"),
     ],
 )
 def test_the_others_are_told_why_a_rank_is_gone(how: str, words: str) -> None:
@@ -84,12 +85,13 @@ def test_the_others_are_told_why_a_rank_is_gone(how: str, words: str) -> None:
     (line,) = processes[0].communicate(timeout=120)[0].splitlines()
     processes[1].communicate(timeout=120)
     assert line.startswith(words)
-    assert (processes[1].returncode == -signal.SIGKILL) == (how == "kill")
+    assert (processes[1].returncode == -signal.SIGKILL) == (how != "bug")
 
 
-def test_a_rank_that_computes_for_long_notices_that_another_is_gone() -> None:
-    """It wants nothing of the others, as one that waits for a kernel on a GPU."""
-    processes = _started("slurm", "sleep_while_the_last_dies", "silent")
+@pytest.mark.parametrize("when", ["silent", "silent-join"])
+def test_a_rank_that_works_or_waits_for_long_notices_that_another_is_gone(when: str) -> None:
+    """It wants nothing of the others, as one that waits for a kernel on a GPU, or waits for one to connect."""
+    processes = _started("slurm", "sleep_while_the_last_dies", when)
     out, _ = processes[0].communicate(timeout=120)
     processes[1].communicate(timeout=120)
     assert processes[0].returncode == 1
