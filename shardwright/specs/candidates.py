@@ -13,7 +13,7 @@ from .mesh import ORDERS, PIPELINE_INSIDE_DATA, Degrees, RankGroup
 from .plan import Plan, Sync
 from .schedules import runs_by_chunk
 
-_OFFLOADS = ("offload_gradients", "offload_parameters", "offload_nvme")
+_OFFLOADS = ("offload_gradients", "offload_parameters", "offload_nvme", "delayed_update")
 SYNC_COLUMNS = ("sync_inner_steps", "sync_fragments", "sync_bits", "sync_delay", "sync_outer")
 _PIPELINE_INSIDE_DATA = ORDERS.index(PIPELINE_INSIDE_DATA)
 
@@ -23,7 +23,7 @@ class Candidates(Degrees[IntArray]):
     """N combinations of the choices that hold for a whole run; every field has shape (N,).
 
     `stages_per_rank` counts pipeline chunks on a rank. `offload_optimizer` (N,) is the share of the optimizer on the host; `offload_gradients`, `offload_parameters` and
-    `offload_nvme` are those of `Offload`.
+    `offload_nvme` are those of `Offload`, as is `delayed_update`, 0 or 1.
     `ulysses_degree` counts the ranks of cp that trade heads in "ulysses-ring". `context_parallel` indexes `CONTEXT_PARALLEL`, `expert_dispatch` indexes `EXPERT_DISPATCH`, `order` indexes `ORDERS`. `by_chunk` is 1 where the schedule runs all
     microbatches of a rank's chunk before the next chunk. The columns
     of `SYNC_COLUMNS` are the fields of `Sync` (`sync_columns`). The axes
@@ -51,6 +51,7 @@ class Candidates(Degrees[IntArray]):
     offload_gradients: Array = field(default_factory=lambda: np.array(0.0))
     offload_parameters: Array = field(default_factory=lambda: np.array(0.0))
     offload_nvme: Array = field(default_factory=lambda: np.array(0.0))
+    delayed_update: Array = field(default_factory=lambda: np.array(0.0))
     sync_inner_steps: Array = field(default_factory=lambda: np.array(1.0))
     sync_fragments: IntArray = field(default_factory=lambda: np.array(1))
     sync_bits: IntArray = field(default_factory=lambda: np.array(0))

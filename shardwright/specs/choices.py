@@ -63,6 +63,7 @@ CHOICES: tuple[Choice, ...] = (
     Choice("offload_gradients", lambda plan: plan.offload.gradient_fraction, fraction=True),
     Choice("offload_parameters", lambda plan: plan.offload.parameter_fraction, fraction=True),
     Choice("offload_nvme", lambda plan: plan.offload.nvme_fraction, fraction=True),
+    Choice("delayed_update", lambda plan: plan.offload.delayed_update),
     Choice("context_parallel", lambda plan: plan.context_parallel, values=CONTEXT_PARALLEL),
     Choice("ulysses_degree", lambda plan: plan.ulysses_degree),
     Choice("expert_dispatch", lambda plan: plan.expert_dispatch, values=EXPERT_DISPATCH),

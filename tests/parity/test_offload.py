@@ -289,10 +289,10 @@ def fetch_before_the_update() -> None:
 
     def early(begin: Any) -> Any:
         def without_waiting(self: Fetcher, group: int) -> None:
-            kept = Buckets.updates_of
-            _replace(Buckets, "updates_of", lambda _: lambda self, piece: [])
+            kept = Buckets.shown_of
+            _replace(Buckets, "shown_of", lambda _: lambda self, piece: [])
             begin(self, group)
-            _replace(Buckets, "updates_of", lambda _: kept)
+            _replace(Buckets, "shown_of", lambda _: kept)
 
         return without_waiting
 

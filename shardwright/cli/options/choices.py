@@ -82,6 +82,13 @@ OffloadNvmeOption = Annotated[
         help="Fix the share of the host's optimizer state that is on its drives; a range 0..1 is used where nothing else fits."
     ),
 ]
+DelayedUpdateOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--delayed-update",
+        help="Let the host update its share beside the passes of the next step, which read its parameters as before: one step late.",
+    ),
+]
 OffloadOption = Annotated[
     bool,
     typer.Option(

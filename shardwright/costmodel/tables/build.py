@@ -1,7 +1,7 @@
 """Cost tables from the work of each row: adds data parallelism, the optimizer, and the memory of the parameters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -247,7 +247,13 @@ class _Builder:
         )
 
     def _update(self, traffic: DataParallel) -> Update:
-        return Update(self.training, self.times, self.candidates, self._shard(traffic), self._matrices)
+        update = Update(self.training, self.times, self.candidates, self._shard(traffic), self._matrices)
+        if not self.candidates.delayed_update.any() or not self.times.node.device.has_own_memory:
+            return update
+        each = traffic.forward + traffic.backward.min(axis=-1)
+        counts = np.bincount(self.model.class_of_layer, minlength=len(self.model.layer_classes))
+        layers = np.append(counts, np.zeros(len(self.rows) - len(counts)))
+        return replace(update, passes=self._column("microbatches") * each, layers=layers)
 
     @cached_property
     def _matrices(self) -> WholeMatrices | None:

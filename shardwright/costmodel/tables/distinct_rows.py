@@ -53,6 +53,7 @@ def distinct_rows(
         offload_gradients=0 * one,
         offload_parameters=0 * one,
         offload_nvme=0 * one,
+        delayed_update=0 * one,
         **dict.fromkeys(SYNC_COLUMNS, 0 * one),
     )
     kinds = distinct(list(vars(alike).values()))

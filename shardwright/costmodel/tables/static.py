@@ -63,6 +63,7 @@ class StaticMemory:
             outputs=outputs,
             nvme=on_nvme * on_host * (self._master + self.states),
             host=on_host * ((1 - on_nvme) * (self._master + self.states) + self._element * self.shard)
+            + on_host * self._column("delayed_update") * self._master
             + np.where(frees, 0.0, streams * self._gathered)
             + self.host_activations,
         )

@@ -7,20 +7,26 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import CLIP_PASSES, OpTimes
 from shardwright.costmodel.optimizers import moved_bytes_per_element, state_bytes_per_element
-from shardwright.specs import Candidates, TrainingSpec
+from shardwright.specs import BYTES_PER_ELEMENT, Candidates, TrainingSpec
 
 from .whole_matrices import WholeMatrices
 
 
 @dataclass(frozen=True)
 class Update:
-    """Clipping and update of `shard` (N, R) elements of each row on a rank. `matrices`: those of a method that needs them whole."""
+    """Clipping and update of `shard` (N, R) elements of each row on a rank. `matrices`: those of a method that needs them whole.
+
+    `passes`: seconds of a row's passes in a step, (N, R), and `layers` (R,) how many layers a row stands for, 0 for embedding and head: a
+    delayed update of the host runs beside them.
+    """
 
     training: TrainingSpec
     times: OpTimes
     candidates: Candidates
     shard: Array
     matrices: WholeMatrices | None = None
+    passes: Array | None = None
+    layers: Array | None = None
 
     @property
     def _elementwise(self) -> Array:
@@ -41,7 +47,7 @@ class Update:
         """(N, R): the host's cores update their share, the device the rest.
 
         With share f on the host and times d and h of the whole shard, a stack takes (1 - f) d + f h, or the longer of the two
-        where it updates both at once (`Stack.updates_side_by_side`).
+        where it updates both at once (`Stack.updates_side_by_side`). Of a delayed update the part counts that outlasts the passes.
         """
         on_host, on_nvme = (
             column[:, None] for column in (self.candidates.offload_optimizer, self.candidates.offload_nvme)
@@ -50,8 +56,10 @@ class Update:
         element = self.training.precision.parameter_bytes_per_element
         update = moved_bytes_per_element(method, element, self.training.software) * elementwise
         clip = element * CLIP_PASSES * shard
-        by_host = np.where(on_host > 0, self.times.host_update_seconds(on_host * shard, on_host * (update + clip)), 0.0)
+        moved = update + clip + self._copies_shown * shard
+        by_host = np.where(on_host > 0, self.times.host_update_seconds(on_host * shard, on_host * moved), 0.0)
         by_host = np.maximum(by_host, self._nvme_seconds(on_nvme * on_host * shard))
+        by_host = self._beside_passes(by_host)
         left = 1 - on_host
         by_device = np.where(
             on_host < 1,
@@ -63,6 +71,27 @@ class Update:
             by_device = by_device + self.matrices.seconds
         together = np.maximum if self.training.software.updates_side_by_side else np.add
         return np.asarray(together(by_device, by_host))
+
+    @property
+    def _copies_shown(self) -> Array:
+        """(N, 1): bytes of an element that a delayed update copies first, read and written, for the passes that run beside it."""
+        return np.asarray(2.0 * BYTES_PER_ELEMENT["fp32"] * self.candidates.delayed_update[:, None])
+
+    def _beside_passes(self, by_host: Array) -> Array:
+        """What is left of the host's seconds (N, R) beside passes of the next step, where the update is delayed.
+
+        Each layer's update hides behind its own passes. Of embedding and head, whose parameters outweigh their compute, the same share is left
+        as of the layers. On a CPU passes and update take the same cores.
+        """
+        if self.passes is None or self.layers is None:
+            return by_host
+        left = np.maximum(0.0, by_host - self.passes) * (self.layers > 0)
+        whole = (by_host * self.layers).sum(axis=1, keepdims=True)
+        share = np.divide(
+            (left * self.layers).sum(axis=1, keepdims=True), whole, out=np.ones_like(whole), where=whole > 0
+        )
+        left = np.where(self.layers > 0, left, share * by_host)
+        return np.where(self.candidates.delayed_update[:, None] > 0, left, by_host)
 
     def _elementwise_seconds(self, elements: Array, moved_bytes: Array) -> Array:
         method = self.training.method

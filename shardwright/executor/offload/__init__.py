@@ -4,7 +4,7 @@ A step moves gradients down and parameters up beside the passes, and updates on 
 plan without offload bit for bit, where device and host compute alike.
 """
 
-from .contents import Contents
+from .contents import BEFORE_UPDATE, Contents
 from .engine import OffloadEngine
 from .placement import Room, streamed_layers
 from .resources import Kind, Ledger, Place, Streams
@@ -12,6 +12,7 @@ from .rule import UpdateRule
 from .shards import park
 
 __all__ = [
+    "BEFORE_UPDATE",
     "Contents",
     "Kind",
     "Ledger",

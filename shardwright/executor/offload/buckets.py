@@ -20,14 +20,20 @@ class Segment(NamedTuple):
 class Bucket:
     """Elements `low` to `high` of a space.
 
-    `update` is its newest update, None before the first one. `waiting`: shards whose gradients of this step have not come.
+    `update` is its newest update, None before the first one, and `shown` what passes wait for: that update, or the copy of the parameters as they
+    were before it, where updates are delayed. `waiting`: shards whose gradients of this step have not come.
     """
 
     def __init__(self, low: int, high: int) -> None:
         self.low, self.high = low, high
         self.segments: list[Segment] = []
         self.update: Ticket | None = None
+        self.copied: Ticket | None = None
         self.waiting: set[Shard] = set()
+
+    @property
+    def shown(self) -> Ticket | None:
+        return self.copied or self.update
 
     @property
     def shards(self) -> set[Shard]:
@@ -57,6 +63,10 @@ class Buckets:
     def updates_of(self, piece: Piece) -> list[Ticket]:
         """Return the newest updates of the piece's elements."""
         return [bucket.update for bucket in self.of(piece) if bucket.update is not None]
+
+    def shown_of(self, piece: Piece) -> list[Ticket]:
+        """Return what passes wait for that read the piece's elements."""
+        return [bucket.shown for bucket in self.of(piece) if bucket.shown is not None]
 
     def begin_step(self) -> None:
         """All buckets wait for their gradients."""

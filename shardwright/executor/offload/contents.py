@@ -9,9 +9,13 @@ from .engine import OffloadEngine
 from .fetching import Source
 from .hosted import Hosted
 
+BEFORE_UPDATE = "before_update"
+"""The name of the parameters that passes read beside a delayed update, in a checkpoint."""
+
 
 class Contents:
-    """What an engine holds between two steps. A shard that lies in one place is shown as it lies; one in several is put together.
+    """What an engine holds between two steps. A shard that lies in one place is shown as it lies; one in several is put together. Where
+    updates are delayed, the parameters that passes read next are shown as a state `BEFORE_UPDATE`.
 
     `device_state`: the state that the optimizer of the device keeps for each part that stays there.
     """
@@ -19,7 +23,7 @@ class Contents:
     def __init__(self, engine: OffloadEngine, device_state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         engine.settle()
         self._engine, self._device_state = engine, device_state
-        self._names = ("", *engine.state_names)
+        self._names = ("", *engine.state_names, *([BEFORE_UPDATE] if engine.delays else []))
         self._arrays: dict[int, list[Tensor]] = {}
         self._sources = {source.shard.parameter: source for source in engine.sources()}
         self._whole: dict[nn.Parameter, list[Tensor]] = {}
@@ -38,8 +42,8 @@ class Contents:
             self._steps[parameter] = found["step"] = torch.tensor(float(source.shard.steps))
         return found
 
-    def write_back(self) -> None:
-        """Take over what was read into the tensors that `of` returned."""
+    def write_back(self, *, all_read: bool = True) -> None:
+        """Take over what was read into the tensors that `of` returned. Without `all_read` it had no `BEFORE_UPDATE`: passes read the latest."""
         for parameter, step in self._steps.items():
             self._sources[parameter].shard.steps = int(step)
         for parameter, arrays in self._whole.items():
@@ -53,6 +57,8 @@ class Contents:
                 if parameter in self._steps and source.device_part in self._device_state:  # made by the first update
                     self._device_state[source.device_part]["step"].copy_(self._steps[parameter])
         self._engine.forget_fetched()
+        if not all_read:
+            self._engine.show_latest()
 
     def _put_together(self, source: Source) -> list[Tensor]:
         if len(source.pieces) == 1 and source.device_part is None:
@@ -77,5 +83,7 @@ class Contents:
         """Return a part that stays on the device, or its state, which is zero before the first update."""
         if not name:
             return part.detach()
+        if name == BEFORE_UPDATE:  # it is updated at once
+            return part.detach().clone()
         state = self._device_state.get(part)
         return state[name] if state else torch.zeros_like(part)

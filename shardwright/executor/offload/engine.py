@@ -31,6 +31,9 @@ class OffloadEngine:
     needs the norm of all gradients, `step` begins with the buckets that the next forward pass needs first, and that pass waits
     for no others.
 
+    With `Offload.delayed_update` passes read a copy of the host's parameters, which `step` makes before it begins the updates: these
+    run beside the next step's passes.
+
     `stages` are the rank's FSDP2 modules in order. `late`: a parameter whose gradient the caller changes after the backward passes; it
     is taken by `collect_late`. `sums`: gradients arrive several times a step.
     """
@@ -53,6 +56,7 @@ class OffloadEngine:
         self.activations = Activations(device=device, streams=self.streams, ledger=self.ledger)
         self._factor: float | None = None
         self.device, self._late = device, late
+        self.delays = offload.delayed_update
         self._stages = {stage: index for index, stage in enumerate(stages)}
         self._last = [True] * len(stages)
         shards = read_shards(stages)
@@ -76,7 +80,7 @@ class OffloadEngine:
 
     def attach(self, rule: UpdateRule, decays: Mapping[nn.Parameter, float], *, during_backward: bool) -> None:
         """Say how to update. `decays`: the weight decay of each parameter."""
-        self._rule, self._during_backward = rule, during_backward
+        self._rule, self._during_backward = rule, during_backward and not self.delays
         for shard in self._sources:
             shard.weight_decay = decays[shard.parameter]
 
@@ -128,6 +132,10 @@ class OffloadEngine:
         """Submit the updates that are not under way. They go on beside what follows, and the next use of their parameters waits."""
         assert self._update is not None, "the learning rate is set before the backward passes"
         update = self._update._replace(factor=self._factor)
+        if self.delays:
+            for hosted in self._hosted:
+                for bucket in reversed(hosted.buckets.all):
+                    hosted.show(bucket)
         for hosted in self._hosted:
             for bucket in reversed(hosted.buckets.all):  # in the order of the forward pass
                 if bucket.waiting or not self._during_backward:
@@ -162,6 +170,12 @@ class OffloadEngine:
         """What is kept for each element beside its value, as torch names it."""
         return self._rule.state_names
 
+    def show_latest(self) -> None:
+        """Let the next passes read the parameters as the last update left them."""
+        for hosted in self._hosted if self.delays else ():
+            for bucket in hosted.buckets.all:
+                hosted.show(bucket)
+
     def forget_fetched(self) -> None:
         """Drop parameters that are on their way up, because others take their place."""
         self._fetcher.forget()
@@ -194,6 +208,8 @@ class OffloadEngine:
                 values = piece.shard.values[piece.start : piece.stop]
                 memory.parameters[piece.offset : piece.end].copy_(values)
             memory.add_states(states)
+            if self.delays:
+                memory.show_apart()
             hosted.append(
                 InMemory(memory, Buckets(memory.pieces, bucket), ledger=ledger, device=device, streams=streams)
             )
@@ -251,6 +267,8 @@ class OffloadEngine:
             copied = gradient[piece.start : piece.stop]
             # the update of the step before reads the gradient that this one replaces
             earlier = hosted.buckets.updates_of(piece)
+            if self.delays:  # or gradients would gather on the device beside a slow host
+                self.streams.wait(earlier)
             tickets.append(self.streams.down.submit(partial(bring_down, hosted, piece, copied, staging), after=earlier))
         shard.arrived += 1
         if self._during_backward and self._last[shard.stage]:

@@ -51,7 +51,7 @@ class Fetcher:
         self._known_apart: list[int] = []
 
     def fetch(self, shard: Shard) -> Tensor:
-        """Return the shard (elements,) on the device, complete and as its last update left it."""
+        """Return the shard (elements,) on the device, complete and as its last update left it, or a delayed one found it."""
         if shard not in self._coming:
             self.forget()
             self._begin(shard.group)
@@ -99,7 +99,7 @@ class Fetcher:
                 self._ledger.take("buffers", "device", 4 * shard.elements)
                 target = torch.empty(shard.elements, device=self._device)
                 source = self._sources[shard]
-                after = [ticket for hosted, piece in source.pieces for ticket in hosted.buckets.updates_of(piece)]
+                after = [ticket for hosted, piece in source.pieces for ticket in hosted.buckets.shown_of(piece)]
                 self._coming[shard] = _Coming(
                     target, self._streams.up.submit(partial(_fill, source, target), after=after)
                 )

@@ -30,12 +30,17 @@ class Hosted(Protocol):
         """Update a bucket with the gradients of the shards that have any in this step."""
         ...
 
+    def show(self, bucket: Bucket) -> None:
+        """Let passes read the bucket's parameters as its last update left them, while the next one changes them."""
+        ...
+
     def copy_up(self, piece: Piece, target: Tensor) -> None:
         """Copy a piece's parameters to (stop - start,) elements on the device. It runs in a job of the stream `up`."""
         ...
 
     def arrays(self) -> list[Tensor]:
-        """Return parameters and states, (elements,) each, as memory that can be read and written."""
+        """Return parameters and states, (elements,) each, and the parameters that passes read where they are others, as memory that can be
+        read and written."""
         ...
 
 
@@ -66,11 +71,18 @@ class InMemory:
         work = _Work(bucket, self.gradients, update)
         bucket.update = self._streams.host.submit(lambda: work.run(self.arrays(), base=0), after=after)
 
+    def show(self, bucket: Bucket) -> None:
+        def copy() -> None:
+            self._space.shown[bucket.low : bucket.high].copy_(self._space.parameters[bucket.low : bucket.high])
+
+        bucket.copied = self._streams.host.submit(copy)
+
     def copy_up(self, piece: Piece, target: Tensor) -> None:
-        target.copy_(self._space.parameters[piece.offset : piece.end], non_blocking=True)
+        target.copy_(self._space.shown[piece.offset : piece.end], non_blocking=True)
 
     def arrays(self) -> list[Tensor]:
-        return [self._space.parameters, *self._space.states]
+        apart = self._space.shown is not self._space.parameters
+        return [self._space.parameters, *self._space.states, *([self._space.shown] if apart else [])]
 
 
 class OnDrive:
@@ -111,6 +123,9 @@ class OnDrive:
         updated = streams.host.submit(lambda: work.run(buffers, base=bucket.low), after=[filled, *after])
         bucket.update = streams.drive_out.submit(write, after=[updated])
         bucket.update.add_done_callback(lambda _: self._updating.give_back(buffers))  # also where a drive fails
+
+    def show(self, bucket: Bucket) -> None:
+        raise NotImplementedError("of a delayed update nothing is on drives (specs/plan/offload.py)")
 
     def copy_up(self, piece: Piece, target: Tensor) -> None:
         low = piece.offset // PAGE_ELEMENTS * PAGE_ELEMENTS

@@ -46,7 +46,7 @@ def place(shards: Sequence[Shard], offload: Offload, optimizer: OptimizerName, r
     """Place the elements of `shards`, given in the order in which backward passes finish their gradients.
 
     With f of N elements off the device, q of them on drives, s states and b bytes of buffers, the host holds 4 h + 4 (1 + s)(h - d) + b
-    bytes of h = f N elements, d = q h of them on drives. That is at most what the plan states, so b lowers h: what then is left stays on
+    bytes of h = f N elements, d = q h of them on drives, and 4 h more where passes read a copy. That is at most what the plan states, so b lowers h: what then is left stays on
     the device. `sums`: gradients of several microbatches are added on the host.
     """
     states = OPTIMIZER_STATES[optimizer]
@@ -56,11 +56,14 @@ def place(shards: Sequence[Shard], offload: Offload, optimizer: OptimizerName, r
     bucket = _bucket_elements(fraction * elements)
     counts = (int(sums), int(on_drives > 0), _UPDATES_AT_ONCE * (1 + states) if on_drives else 0)
     buffer_bytes = sum(counts) * bucket * _ELEMENT_BYTES
-    each = _ELEMENT_BYTES + kept_bytes * (1 - on_drives)
+    beside_bytes = _ELEMENT_BYTES * (
+        1 + offload.delayed_update
+    )  # of the gradient, and of the parameter that passes read
+    each = beside_bytes + kept_bytes * (1 - on_drives)
     limit = min(room.host_bytes, fraction * elements * each) - buffer_bytes
     hosted = max(0, min(math.floor(limit / each), math.floor(fraction * elements)))
     drive = _pages(min(on_drives * hosted, room.nvme_bytes / kept_bytes))
-    hosted = max(0, min(hosted, math.floor((limit + kept_bytes * drive) / (_ELEMENT_BYTES + kept_bytes))))
+    hosted = max(0, min(hosted, math.floor((limit + kept_bytes * drive) / (beside_bytes + kept_bytes))))
     sizes = [aligned(shard.elements) for shard in shards]
     off_device = leading_parts(sizes, hosted - hosted % ALIGNED)
     off_host = leading_parts(off_device, min(drive, sum(off_device)))

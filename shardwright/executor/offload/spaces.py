@@ -49,13 +49,14 @@ def page_end(elements: int) -> int:
 
 
 class MemorySpace:
-    """Parameters and optimizer state of its pieces in the host's memory, an array of each."""
+    """Parameters and optimizer state of its pieces in the host's memory, an array of each. `shown`: the parameters that passes read."""
 
     def __init__(self, pieces: Sequence[Piece], *, ledger: Ledger, device: torch.device) -> None:
         self.pieces = tuple(pieces)
         self.elements = aligned(pieces[-1].end) if pieces else 0
         self._ledger, self._device = ledger, device
         self.parameters = pinned_empty(self.elements, kind="parameters", ledger=ledger, device=device)
+        self.shown = self.parameters
         self.states: list[Tensor] = []
 
     def add_states(self, count: int) -> None:
@@ -64,6 +65,11 @@ class MemorySpace:
             pinned_empty(self.elements, kind="optimizer_state", ledger=self._ledger, device=self._device)
             for _ in range(count)
         ]
+
+    def show_apart(self) -> None:
+        """Let passes read a copy of the parameters as they are now."""
+        self.shown = pinned_empty(self.elements, kind="parameters", ledger=self._ledger, device=self._device)
+        self.shown.copy_(self.parameters)
 
 
 class DriveSpace:

@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 from shardwright.base import RunFailedError, SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor.adapters import is_adapter
-from shardwright.executor.offload import Contents
+from shardwright.executor.offload import BEFORE_UPDATE, Contents
 from shardwright.executor.replicas import Agreement
 from shardwright.executor.weights import Growth, Pretrained, StoredReader
 
@@ -230,7 +230,7 @@ def load_checkpoint(
         raise SpecError(f"{checkpoint}: cannot be read ({_first_cause(error)}); give another checkpoint") from None
     growth.silence(wanted)
     if contents is not None:
-        contents.write_back()
+        contents.write_back(all_read=alike)
     trainee.optimizer.loaded()
     if trainee.agreement is not None and not alike:
         trainee.agreement.restart()
@@ -262,7 +262,7 @@ def load_pretrained(pretrained: Pretrained, trainee: Trainee, *, frozen_dtype: t
     except CheckpointException as error:
         raise SpecError(f"{pretrained.path}: cannot be read ({_first_cause(error)})") from None
     if contents is not None:
-        contents.write_back()
+        contents.write_back(all_read=False)
 
 
 def _check_content(checkpoint: Path, manifest: Manifest) -> None:
@@ -296,7 +296,8 @@ def tensors_of(
     trainee: Trainee, contents: Contents | None = None, *, frozen: bool = False, step: int | None = None
 ) -> dict[str, torch.Tensor]:
     """Return this rank's trained parameters (with `frozen` the others too) and persistent buffers as `model.NAME`, and optimizer state as
-    `optimizer.NAME.KIND`. After a `step`, with what replicas hold apart and what they exchange (`Trainee`)."""
+    `optimizer.NAME.KIND`. After a `step`, with what replicas hold apart and what they exchange (`Trainee`), and what passes read beside a delayed
+    update."""
     contents = contents or _contents(trainee)
     state = trainee.optimizer.device_state
     tensors: dict[str, torch.Tensor] = {}
@@ -308,7 +309,7 @@ def tensors_of(
         if held is None:
             held = {"": parameter.detach(), **state.get(parameter, {})}
         for kind, value in held.items():
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and (kind != BEFORE_UPDATE or step is not None):
                 tensors[f"optimizer.{name}.{kind}" if kind else f"{MODEL_PREFIX}{name}"] = value
     tensors |= _buffers(trainee)
     if trainee.agreement is None or step is None:
@@ -381,7 +382,10 @@ def _check_tensors(
         name: tuple(tensor.size)
         for name, tensor in metadata.state_dict_metadata.items()
         if isinstance(tensor, TensorStorageMetadata)
-        and (with_replicas or not name.startswith((REPLICA_PREFIX, _AGREEMENT_PREFIX)))
+        and (
+            with_replicas
+            or not (name.startswith((REPLICA_PREFIX, _AGREEMENT_PREFIX)) or name.endswith(f".{BEFORE_UPDATE}"))
+        )
     }
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):

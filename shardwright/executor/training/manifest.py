@@ -75,6 +75,8 @@ def plan_digest(plan_file: PlanFile) -> str:
     content = plan_file.model_dump(mode="json", include={"model_config_json", "training", "plan"})
     if not plan_file.plan.sync.approximate:
         content["plan"].pop("sync")  # which digests of earlier versions lack
+    if not plan_file.plan.offload.delayed_update:
+        content["plan"]["offload"].pop("delayed_update")  # likewise
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

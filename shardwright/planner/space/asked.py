@@ -12,7 +12,7 @@ from .limits import LIMITED, SHARES, Limit, have_common_value, read_number
 
 _OFFLOAD = "offload"
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_ON_OFF = ("sequence_parallel", "even_stages")
+_ON_OFF = ("sequence_parallel", "even_stages", "delayed_update")
 _FIXABLE = (*LIMITED, *_ON_OFF)
 
 # What a forbidden axis, or choice with a plain value, then is.

@@ -49,7 +49,7 @@ from shardwright.specs.model import ModelSpec
 from . import refusals
 from .fixed import Fixed
 from .meshes import Degrees, context_exchanges, has_experts, meshes_of
-from .software import Placement, activation_shares, placements, why_not_split
+from .software import Placement, activation_shares, optimizer_shares, placements, why_not_split
 from .space import BY_CHUNK, SCHEDULES, SPLIT, Space
 from .stage_sizes import divides_into_stages
 
@@ -62,7 +62,7 @@ SEARCHED: tuple[ScheduleName, ...] = (
 _SHARES_VOCABULARY = ("gpipe", "1f1b", "v-half")
 """The schedules for which it is known how many microbatches wait (costmodel/pipeline/in_flight.py): under GPipe none has to."""
 
-_OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme")
+_OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme", "delayed_update")
 _APART = ("stages_per_rank", *_OFFLOADS[1:])
 _COLUMNS = (*(choice.name for choice in COLUMNS if choice.name not in _APART), "microbatches", "stages_per_rank")
 _PP, _MICROBATCHES, _ZERO = (_COLUMNS.index(name) for name in ("pp", "microbatches", "zero_stage"))
@@ -305,10 +305,25 @@ def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
                 f"{choice} {getattr(fixed, choice) or 1:g} moves {what} to the host, and a CPU device keeps {what.split()[-1]} there "
                 "already; leave it out"
             )
+    if fixed.delayed_update:
+        _check_delayed(cluster, training, fixed)
     if training.activation_offload_layers and not fixed.allows("offload_activations", 0):
         raise SpecError(
             f"activation_offload_layers {training.activation_offload_layers} and offload_activations both move activations to the host; "
             "leave out one of them"
+        )
+
+
+def _check_delayed(cluster: ClusterSpec, training: TrainingSpec, fixed: Fixed) -> None:
+    if not cluster.node.device.has_own_memory:
+        raise SpecError("delayed_update is of the host's update, and a CPU device has no host beside it; leave it out")
+    if not any(share > 0 for share in fixed.allowed("offload_optimizer", optimizer_shares(training, fixed))):
+        raise SpecError(
+            "delayed_update is of the host's update, and the whole optimizer stays on the device; leave it out, or set offload_optimizer to 1"
+        )
+    if not fixed.allows("offload_nvme", 0):
+        raise SpecError(
+            "delayed_update keeps parameters of two steps in the host's memory, not on drives; leave out offload_nvme"
         )
 
 

@@ -48,7 +48,7 @@ class Fixed(Spec):
     it finds with any of the values fixed; a neighbour of a plan may change a fixed value, but it keeps the limits.
 
     `recompute` holds for every layer; limited to several policies, each layer takes one of them. `offload_optimizer` is the share of the
-    optimizer on the host, `offload_activations` that of the tokens whose activations go there, in every layer. `even_stages` gives every stage the same number of layers, for frameworks that can't split unevenly; a stack may count embedding and head as a
+    optimizer on the host, which updates it one step late only with `delayed_update`, `offload_activations` that of the tokens whose activations go there, in every layer. `even_stages` gives every stage the same number of layers, for frameworks that can't split unevenly; a stack may count embedding and head as a
     layer each there (`Stack.counts_ends`). `sequence_parallel` splits the operators
     outside the tensor-parallel parts along the sequence; left open it follows tensor parallelism. `etp` 0 is what ep leaves
     of tp. `sync` left open is an exact reduction of gradients, or one of the approximations that `approximate` names. `order` left open is the usual one, and `search` tries others for the best entries. `stages` fix everything in a stage: its layers and their recomputation.
@@ -70,6 +70,7 @@ class Fixed(Spec):
     offload_gradients: Fraction | None = None
     offload_parameters: Fraction | None = None
     offload_nvme: Fraction | None = None
+    delayed_update: bool | None = None
     context_parallel: ContextParallel | None = None
     ulysses_degree: PositiveInt | None = None
     expert_dispatch: ExpertDispatch | None = None

@@ -18,7 +18,7 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     **dict.fromkeys(SHARES, (0, 1)),
     "etp": (0, None),
 }
-_UNLIMITED = ("sequence_parallel", "even_stages", "stages", "sync")
+_UNLIMITED = ("sequence_parallel", "even_stages", "delayed_update", "stages", "sync")
 
 LIMITED: dict[str, Choice] = {choice.name: choice for choice in CHOICES if choice.name not in _UNLIMITED}
 """The choices that may have limits, by name."""

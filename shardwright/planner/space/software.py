@@ -58,12 +58,13 @@ def optimizer_shares(training: TrainingSpec, fixed: Fixed) -> tuple[float, ...]:
 
 
 class Placement(NamedTuple):
-    """The shares of `Offload`."""
+    """The shares of `Offload`, and whether the host's update is one step late."""
 
     optimizer: float
     gradients: float = 0
     parameters: float = 0
     nvme: float = 0
+    delays: float = 0
 
 
 def placements(training: TrainingSpec, fixed: Fixed) -> list[Placement]:
@@ -81,9 +82,14 @@ def placements(training: TrainingSpec, fixed: Fixed) -> list[Placement]:
         ]
         weights = _open("offload_parameters", fixed) if share == most else [0]
         drives = _open("offload_nvme", fixed) if share == most and share else [0]
-        found += [Placement(share, *parts) for parts in product(gradients, weights, drives) if parts[0] <= share]
+        found += [
+            Placement(share, *parts, delays=bool(fixed.delayed_update))
+            for parts in product(gradients, weights, drives)
+            if parts[0] <= share
+        ]
     kept = ("offload_gradients", "offload_parameters", "offload_nvme")
-    return [one for one in found if all(map(fixed.allows, kept, one[1:]))]
+    can_delay = [one for one in found if not one.delays or (one.optimizer > 0 and not one.nvme)]
+    return [one for one in can_delay if all(map(fixed.allows, kept, one[1:]))]
 
 
 def _open(choice: str, fixed: Fixed) -> tuple[float, ...]:
@@ -143,6 +149,7 @@ def check_runs(training: TrainingSpec, fixed: Fixed) -> None:
         *([] if fixed.cp == 1 else [("context_parallel", fixed.context_parallel, runs.context_parallel)]),
         *([] if fixed.ep == 1 else [("expert_dispatch", fixed.expert_dispatch, runs.expert_dispatch)]),
         ("vocabulary_parallel", fixed.vocabulary_parallel, ("none", *runs.vocabulary_parallel)),
+        ("delayed_update", fixed.delayed_update, (True, False) if runs.delays_update else (False,)),
         ("even_stages", fixed.even_stages, (True, False) if runs.uneven_stages else (True,)),
     ]
     limited = {

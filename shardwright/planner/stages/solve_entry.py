@@ -163,6 +163,7 @@ def plan_of(solved: Solved, space: Space, model: ModelSpec) -> Plan:
             gradient_fraction=float(base.offload_gradients[0]),
             parameter_fraction=float(base.offload_parameters[0]),
             nvme_fraction=float(base.offload_nvme[0]),
+            delayed_update=bool(base.delayed_update[0]),
         ),
         sync=space.sync_of(base),
     )

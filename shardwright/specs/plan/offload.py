@@ -14,13 +14,16 @@ class Offload(Spec):
     update itself) on the host. `nvme_fraction`: share of that part whose parameters and state lie on the drives of the host.
     `gradient_fraction`: share of the gradients that the host keeps while the microbatches of a step add to them; it is part of
     `optimizer_fraction`, and there is one data-parallel rank. `parameter_fraction`: share of the layers whose weights come from the
-    host for each pass and leave the device after it (below ZeRO-3, which shards them instead).
+    host for each pass and leave the device after it (below ZeRO-3, which shards them instead). `delayed_update`: the host's update runs
+    beside the passes of the next step, which read its parameters as they were before (ZeRO-Offload, arXiv 2101.06840, section 5.2: delayed parameter
+    update). The training is then an approximation.
     """
 
     optimizer_fraction: Fraction = 0
     gradient_fraction: Fraction = 0
     parameter_fraction: Fraction = 0
     nvme_fraction: Fraction = 0
+    delayed_update: bool = False
 
     @model_validator(mode="after")
     def _inside_the_optimizer(self) -> Self:
@@ -33,6 +36,15 @@ class Offload(Spec):
             raise ValueError(
                 f"nvme_fraction {self.nvme_fraction:g} is a share of the optimizer on the host, and optimizer_fraction is 0; set it, or "
                 "leave nvme_fraction out"
+            )
+        if self.delayed_update and not self.optimizer_fraction:
+            raise ValueError(
+                "delayed_update delays the host's update, and optimizer_fraction is 0; set it, or leave delayed_update out"
+            )
+        if self.delayed_update and self.nvme_fraction:
+            raise ValueError(
+                f"delayed_update keeps parameters of two steps in the host's memory, and nvme_fraction {self.nvme_fraction:g} has them on its "
+                "drives; leave out one of them"
             )
         return self
 
@@ -55,6 +67,8 @@ class Offload(Spec):
         if self.nvme_fraction:
             part = "" if self.nvme_fraction == 1 else f"{100 * self.nvme_fraction:.3g}% of "
             found.append(f"{part}its optimizer state on drives")
+        if self.delayed_update:
+            found.append("the host's update one step late (approximate)")
         return found
 
 

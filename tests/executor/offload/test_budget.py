@@ -33,8 +33,9 @@ def random_file(ranks: int, seed: int) -> PlanFile:
         optimizer_fraction=on_host,
         gradient_fraction=on_host if alone and draw.random() < 0.5 else 0,
         parameter_fraction=draw.random() if alone and on_host == 1 else 0,
-        nvme_fraction=draw.choice([0, 0, draw.random(), 1]),
+        nvme_fraction=(drives := draw.choice([0, 0, draw.random(), 1])),
         activations=draw.choice([0, draw.random(), 1]),
+        delayed_update=not drives and draw.random() < 0.5,
     )
 
 

@@ -70,6 +70,29 @@ def kill_after_step_4() -> None:
     _after_step_4(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
+def test_a_killed_run_with_delayed_updates_continues_with_the_same_losses(tmp_path: Path, data: Path) -> None:
+    """What passes read after the checkpoint is in it, beside what the last update has made of it."""
+    file = file_of(FSDP, optimizer_fraction=0.5, delayed_update=True)
+    expected = losses(file, options(tmp_path / "undisturbed", data=data))
+    run = options(tmp_path / "run", data=data)
+    with pytest.raises(RankFailedError, match=r"died with exit code -9|failed"):
+        losses(file, run, before=kill_after_step_4)
+    assert losses(file, run) == expected
+    plain = losses(file_of(FSDP), options(tmp_path / "plain", data=data))
+    assert expected[0] == plain[0]
+    assert expected[1:] != plain[1:]
+
+
+@pytest.mark.parametrize("delays", ["written", "read"])
+def test_passes_read_the_latest_where_a_checkpoint_is_of_another_plan(delays: str, tmp_path: Path, data: Path) -> None:
+    files = {name: file_of(FSDP, optimizer_fraction=1, delayed_update=name == delays) for name in ("written", "read")}
+    losses(files["written"], options(tmp_path / "there", data=data))
+    checkpoint = tmp_path / "there" / "checkpoints" / "step-000003"
+    run = options(tmp_path / "here", data=data, resume_from=checkpoint, checkpoint_every=None)
+    plain = options(tmp_path / "plain", data=data, resume_from=checkpoint, checkpoint_every=None)
+    assert losses(files["read"], run)[0] == losses(file_of(FSDP), plain)[0]
+
+
 @pytest.mark.parametrize(("written", "read"), [("on drives", None), (None, "between host and drives")])
 def test_a_checkpoint_fits_plans_with_other_shares(
     written: str | None, read: str | None, tmp_path: Path, data: Path
