@@ -310,6 +310,21 @@ class TestAdviceIsTrue:
                 check_memory(found.estimate, change.cluster)
 
 
+def test_updates_that_are_one_step_late() -> None:
+    """As fast as every plan allows, where the host outlasts the passes and where it does not."""
+    gains = []
+    for seed in range(3000, 3020):
+        problem, late = random_problem(seed), Fixed(delayed_update=True, micro_batch=1)
+        if problem.model.layer_count > 4 or problem.cluster.devices > 4:
+            continue
+        found = _equal_to_brute_force(problem, late)
+        if found is not None:
+            at_once = _search(problem, late.but(delayed_update=None, offload_optimizer=1))
+            gains.append(at_once.estimate.step_seconds / found.estimate.step_seconds)
+    assert len(gains) > 3
+    assert max(gains) > 1.01
+
+
 def _equal_to_brute_force(problem: Problem, fixed: Fixed, *refusals: type[Exception]) -> SearchResult | None:
     """Compare the search with every plan; None where it and all plans fail. It may also fail by one of `refusals`.
 

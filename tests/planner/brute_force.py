@@ -49,6 +49,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
     zero_stages = _kept(fixed, "zero_stage", _ZERO_STAGES)
     micro_batches = _kept(fixed, "micro_batch", range(1, training.global_batch + 1))
     offloads = _kept(fixed, "offload_optimizer", _shares("offload_optimizer", fixed))
+    offloads = [share for share in offloads if share > 0 or not fixed.delayed_update]
     for mesh in _meshes(model, cluster, training, fixed):
         spread = training.software.runs.vocabulary_parallel if mesh.pp > 1 else ()
         for zero_stage, micro_batch, (schedule, chunks), offload, (kind, degree), vocabulary, sync in product(
@@ -90,7 +91,7 @@ def all_plans(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, fi
                         context_parallel=kind,
                         ulysses_degree=degree,
                         vocabulary_parallel=vocabulary,
-                        offload=Offload(optimizer_fraction=offload),
+                        offload=Offload(optimizer_fraction=offload, delayed_update=bool(fixed.delayed_update)),
                         sync=sync,
                     )
                 except ValueError:  # no interleaved schedule for these numbers, or no replicas that could agree so

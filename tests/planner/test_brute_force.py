@@ -69,6 +69,11 @@ def test_so_they_are_with_shares_on_the_host() -> None:
     assert sum(_check(seed, fixed) for seed in range(3024, 3029)) > _SAMPLE
 
 
+def test_so_they_are_where_the_host_updates_one_step_late() -> None:
+    fixed = Fixed(delayed_update=True, micro_batch=1, pp=2, zero_stage=0)
+    assert sum(_check(seed, fixed) for seed in range(3024, 3029)) > _SAMPLE
+
+
 def test_the_fastest_is_that_of_single_estimates() -> None:
     problem, fixed = random_problem(3000), Fixed(micro_batch=1, zero_stage=1, offload_optimizer=0)
     steps = one_by_one(*problem, all_plans(*problem, fixed))

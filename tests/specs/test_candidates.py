@@ -27,7 +27,9 @@ _NOTHING = ("etp", "order", "by_chunk", "sync_bits", "sync_delay", "sync_outer")
 def candidates(**degrees: float) -> Candidates:
     return Candidates(
         **{
-            name: np.array([degrees.get(name, int(name not in _NOTHING and "offload_" not in name))])
+            name: np.array(
+                [degrees.get(name, int(name not in _NOTHING and not name.startswith(("offload_", "delayed_"))))]
+            )
             for name in Candidates.__dataclass_fields__
         }
     )

@@ -60,6 +60,8 @@ def test_bytes_per_parameter(degrees: dict[str, float], expected: dict[str, floa
         (dict(dp_shard=8, zero_stage=3, offload_parameters=0.25), dict(gathered=0, gather_window=2, host=0)),
         # three quarters of the master and the moments of the half on the host are on drives; its gradients are not
         (dict(offload_optimizer=0.5, offload_nvme=0.75), dict(host=0.5 * (0.25 * 12 + 4), nvme=0.5 * 0.75 * 12)),
+        # passes read a copy of the half's master
+        (dict(offload_optimizer=0.5, delayed_update=1), dict(host=0.5 * (16 + 4), parameters=2)),
     ],
 )  # fmt: skip
 def test_bytes_per_parameter_off_the_device(degrees: dict[str, float], expected: dict[str, float]) -> None:
@@ -84,6 +86,19 @@ def test_drives_read_and_write_beside_the_update_of_the_host() -> None:
         chosen = candidates(offload_optimizer=1, offload_nvme=share)
         found = build_tables(MODEL, training, chosen, times).optimizer_seconds[0, 0]
         assert found == pytest.approx(LAYER * seconds), share
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_a_delayed_update_of_the_host_runs_beside_the_passes(microbatches: int) -> None:
+    """It moves 40 bytes of a parameter and 8 of the copy that passes read, at 1 GB/s. Embedding and head have the layers' share."""
+    plain = tables(offload_optimizer=1, microbatches=microbatches)
+    found = tables(offload_optimizer=1, microbatches=microbatches, delayed_update=1)
+    seconds = 48e-9 * LAYER
+    left = seconds - microbatches * (plain.forward.total + plain.backward.total)[0, 0].min()
+    assert 0 < left < seconds
+    assert found.optimizer_seconds[0, 0] == pytest.approx(left)
+    ends = plain.optimizer_seconds[0, 1:] * 48 / 40
+    assert found.optimizer_seconds[0, 1:] == pytest.approx(left / seconds * ends)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -8,6 +8,7 @@ from shardwright.planner.best_plan import search
 from shardwright.planner.space.asked import asked
 from shardwright.planner.space.enumerate import enumerate_space
 from shardwright.planner.space.fixed import Fixed
+from shardwright.planner.space.software import check_runs
 from shardwright.planner.space.space import SCHEDULES
 from shardwright.planner.why.alternatives import alternatives
 from shardwright.specs.schedules import EXACT_SCHEDULES
@@ -53,6 +54,36 @@ class TestWhatIsRead:
         assert _column(asked({"offload_optimizer": "0,0.5"}), "offload_optimizer") == {0, 0.5}
         assert _column(asked({"offload_optimizer": "0.3"}), "offload_optimizer") == {0.3}
         assert _column(asked({}), "offload_optimizer") == {0, 1}
+
+    def test_updates_of_the_host_are_late_only_where_that_is_asked_for(self) -> None:
+        late = asked({"delayed_update": True, "offload_nvme": "0,1"})
+        assert late == asked({"offload_nvme": "0,1"}, fix=["delayed-update=yes"])
+        assert _column(late, "delayed_update") == {1}
+        assert _column(late, "offload_optimizer") == {1}
+        assert _column(late, "offload_nvme") == {0}
+        assert _column(asked({"offload_optimizer": "0..1"}), "delayed_update") == {0}
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (
+                {"offload_optimizer": 0},
+                "delayed_update is of the host's update, and the whole optimizer stays on the device",
+            ),
+            (
+                {"offload_nvme": 1},
+                "keeps parameters of two steps in the host's memory, not on drives; leave out offload_nvme",
+            ),
+        ],
+    )
+    def test_late_updates_need_the_host(self, options: dict[str, object], words: str) -> None:
+        with pytest.raises(SpecError, match=words):
+            enumerate_space(_MODEL, _CLUSTER, _TRAINING, asked({"delayed_update": True, **options}))
+
+    def test_other_software_does_not_delay_updates(self) -> None:
+        training = TrainingSpec(seq_len=4096, global_batch=16, stack="megatron-core")
+        with pytest.raises(SpecError, match="stack 'megatron-core' does not run delayed_update True"):
+            check_runs(training, asked({"delayed_update": True}))
 
     def test_a_single_value_is_fixed(self) -> None:
         assert asked({"tp": "2", "schedule": "1f1b"}) == Fixed(tp=2, schedule="1f1b")
