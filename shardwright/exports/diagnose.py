@@ -27,7 +27,7 @@ _GROUPS: tuple[tuple[str, ...], ...] = (
     ("cp", "context_parallel", "ulysses_degree", *_DATA),
     ("context_parallel", "ulysses_degree"),
     ("ep", "etp", "expert_dispatch"),
-    ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme"),
+    ("offload_optimizer", "offload_gradients", "offload_parameters", "offload_nvme", "delayed_update"),
     ("order",),
 )
 """Choices that change together, and all others stay; first the questions that people ask first."""

@@ -36,6 +36,7 @@ OFFLOADS = {
     "offload_gradients": "gradient_fraction",
     "offload_parameters": "parameter_fraction",
     "offload_nvme": "nvme_fraction",
+    "delayed_update": "delayed_update",
 }
 _OF_PLAN = (
     "micro_batch",
@@ -56,6 +57,7 @@ DEFAULTS: Choices = {
     "vocabulary_parallel": "none",
     "mtp_stage": None,
     **dict.fromkeys(OFFLOADS, 0),
+    "delayed_update": False,
 }
 """Choices of the plan that a target without such a choice has."""
 
