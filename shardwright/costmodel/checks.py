@@ -9,6 +9,7 @@ from shardwright.costmodel.op_times import CALIBRATED, Constants
 from shardwright.costmodel.tables import host_share_bytes, nvme_share_bytes, usable_bytes
 from shardwright.specs import (
     MODULE_GROUPS,
+    OWN_STACK,
     PIPELINE_OUTERMOST,
     PLAIN_STRATEGIES,
     ClusterSpec,
@@ -20,7 +21,14 @@ from shardwright.specs import (
     Sync,
     TrainingSpec,
 )
-from shardwright.specs.model import LinearAttention, Mamba2, MixtureOfExperts, ModelSpec
+from shardwright.specs.model import (
+    FeedForward,
+    LinearAttention,
+    Mamba2,
+    MixtureOfExperts,
+    ModelSpec,
+    MultiHeadAttention,
+)
 
 from .optimizers import check_optimizer, check_updates
 
@@ -77,6 +85,7 @@ def check_plan(plan: Plan, model: ModelSpec, cluster: ClusterSpec, training: Tra
             f"expert_dispatch '{plan.expert_dispatch}' sends one copy of a token for several experts, and tokens_per_centroid "
             f"{training.tokens_per_centroid} means for one expert each; set 'all-to-all'"
         )
+    check_sequence_chunks(model, training, cp=mesh.cp, sequence_parallel=split and mesh.tp > 1)
     check_mixed(plan, cluster)
     if reason := why_not_agree(plan.sync, training):
         raise SpecError(reason)
@@ -172,6 +181,41 @@ def check_layer_counts(model: ModelSpec, training: TrainingSpec) -> None:
         if count > model.layer_count:
             raise SpecError(
                 f"{name} is {count} and {model.name} has {model.layer_count} layers; give at most {model.layer_count}"
+            )
+
+
+def check_sequence_chunks(model: ModelSpec, training: TrainingSpec, *, cp: int, sequence_parallel: bool) -> None:
+    """Check that layers can run in pieces of the sequence, one after the other on a rank that has all of it.
+
+    Raises:
+        SpecError: the stack, the model, cp, sequence parallelism or another choice of the training does not go with it.
+    """
+    if training.sequence_chunks == 1:
+        return
+    dense = all(
+        isinstance(block.attention, MultiHeadAttention) and isinstance(block.ffn, FeedForward) and not block.parallel
+        for block in model.layer_classes
+    )
+    refused = (
+        (not training.software.runs.sequence_chunks, f"stack '{training.stack}'", f"plan for stack '{OWN_STACK}'"),
+        (
+            not dense,
+            f"a layer of {model.name}, which is not attention and then a dense feed-forward,",
+            "leave out --sequence-chunks",
+        ),
+        (training.seq_len < training.sequence_chunks, f"{training.seq_len} tokens", f"give at most {training.seq_len}"),
+        (cp > 1, f"cp {cp}, which cuts the sequence too", "plan with cp 1"),
+        (sequence_parallel, "sequence_parallel", "plan with --no-sequence-parallel"),
+        (training.attention == "unfused", "unfused attention", "plan with --attention flash"),
+        (training.lengths is not None, "documents of several lengths", "leave out --lengths"),
+        (training.mlp_tiles > 1, f"mlp_tiles {training.mlp_tiles}, whose work the pieces do,", "leave out --mlp-tiles"),
+        (bool(training.recompute_modules), "recompute by modules", "leave out --recompute-modules"),
+        (training.activation_offload_layers > 0, "activation_offload_layers", "leave it out"),
+    )
+    for stands, what, instead in refused:
+        if stands:
+            raise SpecError(
+                f"sequence_chunks {training.sequence_chunks} does not go with {what.rstrip(',')}; {instead}"
             )
 
 

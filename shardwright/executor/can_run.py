@@ -143,6 +143,12 @@ def _not_trained(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, s
             "an update of each layer in the backward pass in fp16",
             "plan without layerwise=1, or with --precision bf16 or fp32",
         ),
+        (
+            training.sequence_chunks > 1
+            and any(run.activation_offload for stage in plan.stages for run in stage.layers),
+            "layers in pieces of the sequence with activations on the host",
+            "plan with --offload-activations 0, or without --sequence-chunks",
+        ),
         (training.fp8_attention, "attention in fp8", "plan without --fp8-attention"),
         (training.mtp_layers > 0, "multi-token prediction", "plan without --mtp-layers"),
         (training.cuda_graphs != "none", "CUDA graphs", "plan without --cuda-graphs"),

@@ -25,6 +25,7 @@ TRAINING_DEFAULTS: Mapping[str, Any] = {
     "expert_imbalance": 1.0,
     "hot_experts": 0,
     "mlp_tiles": 1,
+    "sequence_chunks": 1,
     "mtp_layers": 0,
     "activation_offload_layers": 0,
     "high_precision_layers": 0,

@@ -48,6 +48,7 @@ _TRAINING_OPTIONS = (
     ),
     *(
         "mlp_tiles",
+        "sequence_chunks",
         "mtp_layers",
         "activation_offload_layers",
         "high_precision_layers",

@@ -58,7 +58,7 @@ class Runs(Spec):
     hold different numbers of layers. `context_parallel`, `expert_dispatch`: the ways to exchange keys and values and to send
     tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
     `linear_formats`: lower formats of the layers' weight matmuls, and `lowers_experts` whether experts have them too. `orders`: in which the axes may lie over the machine
-    (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`).
+    (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`), `sequence_chunks`: dense layers may.
     `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `delays_update`: the host's update may be one step late. `streams_shards`: weights that data-parallel ranks shard
     may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
     attention with which context parallelism does not go. `linear_context`: how the ranks of cp exchange in linear attention, by the state, by the states of pieces, or by heads
@@ -80,6 +80,7 @@ class Runs(Spec):
     loss_chunks: bool = False
     offload_fractions: bool = False
     delays_update: bool = False
+    sequence_chunks: bool = False
     streams_shards: bool = True
     undivided_attention: tuple[Literal["unfused", "alibi"], ...] = ()
     linear_context: LinearContext | None = None

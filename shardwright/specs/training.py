@@ -82,6 +82,8 @@ class TrainingSpec(Spec):
     that the logits of one piece are alive at once (Liger's fused linear cross-entropy, torchtitan's loss chunks).
     `mlp_tiles`: pieces of a microbatch's tokens in which a dense feed-forward runs. Its backward runs each piece's forward again, so
     that the layer keeps only its input and the tensors of one piece are alive (Bekman et al. 2025, ALST, arXiv 2506.13996, tiled MLP).
+    `sequence_chunks`: pieces of a microbatch's tokens in which dense layers run, attention and all. A layer keeps its input, its keys and its values,
+    and its backward runs the pieces again from last to first, so that the tensors of one piece are alive (Luo et al. 2025, StreamBP, arXiv 2506.03077).
     `routing`: where the experts of one token lie: anywhere, or next to each other, as a benchmark's fake gate assigns them.
     `expert_capacity`: every expert computes this many times its even share of tokens, and drops or pads; None drops nothing.
     `overlaps_dispatch`: while one microbatch's tokens travel to their experts and back, another microbatch computes its
@@ -119,6 +121,7 @@ class TrainingSpec(Spec):
     expert_capacity: PositiveFloat | None = None
     loss_chunks: Annotated[PositiveInt, Field(le=MOST_LOSS_CHUNKS)] = 1
     mlp_tiles: Annotated[PositiveInt, Field(le=MOST_LOSS_CHUNKS)] = 1
+    sequence_chunks: Annotated[PositiveInt, Field(le=MOST_LOSS_CHUNKS)] = 1
     routing: Literal["random", "consecutive"] = "random"
     overlaps_dispatch: bool = False
     dispatch_multiprocessors: PositiveInt | None = None

@@ -199,9 +199,8 @@ NETWORKS = (
     ),
     System(
         "16",
-        "StreamBP, SeCO, SpaCO",
-        "2.8 to 5.5x the length of checkpointing. Feed-forward and loss run in pieces (`--mlp-tiles`, `--loss-chunks`); the backward of whole layers in pieces "
-        "of the sequence is not modelled.",
+        "SeCO, SpaCO",
+        "SeCO keeps what a piece needs to run again, as StreamBP does; SpaCO leaves out the gradients of most pieces, which is not modelled.",
     ),
     System(
         "23",

@@ -190,6 +190,13 @@ MlpTilesOption = Annotated[
         "forward runs again in the backward."
     ),
 ]
+SequenceChunksOption = Annotated[
+    int,
+    typer.Option(
+        help="Run dense layers in that many pieces of a microbatch's tokens, so that the tensors of one piece are alive beside keys and values; "
+        "each piece runs again in the backward."
+    ),
+]
 HighPrecisionLayersOption = Annotated[
     int, typer.Option(help="Keep that many layers out of the lower format of --linear-precision.")
 ]

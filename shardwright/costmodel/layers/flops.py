@@ -116,11 +116,14 @@ def _tiled_flops(block: Block, model: ModelSpec, training: TrainingSpec) -> floa
 
 def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, policy: RecomputePolicy) -> float:
     """Return the FLOPs that one layer computes a second time for one sequence."""
-    if policy == "none":
+    if (policy == "none" and training.sequence_chunks == 1) or block.frozen:
         return 0.0
     matmuls, core = _forward_flops(block, model, training)
-    if block.frozen:
-        return 0.0
+    if training.sequence_chunks > 1:
+        last = _weight_matmuls(block, model, training)[-1:]
+        inside = matmuls + core - float(sum(matmul.flops for matmul in last)) + _adapter_flops(block, model, training)
+        before = 1 - 1 / training.sequence_chunks  # all pieces but the last
+        return inside + (before * matmuls + before**2 * core) * (policy == "full")
     if policy == "full":
         matmuls += _adapter_flops(block, model, training)
         if not (training.software.stops_recompute_early and isinstance(block.ffn, FeedForward)):

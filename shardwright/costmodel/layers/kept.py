@@ -33,7 +33,7 @@ class LayerBytes:
 
     `modules`, `chosen`: what selective recompute repeats, by the names of the job or by the stack's choice; None where it repeats nothing so.
     `tiles`: pieces in which the feed-forward runs. `more`: bytes that adapters and the context exchange keep. `beside`: bytes that the context
-    exchange works in.
+    exchange works in. `seen`: keys and values, where the layer runs in pieces of the sequence.
     """
 
     frame: WorkFrame
@@ -43,6 +43,7 @@ class LayerBytes:
     tiles: int
     more: Array
     beside: Array
+    seen: Array | None = None
 
     def by_policy(self) -> tuple[Array, Array]:
         """Return the bytes kept per microbatch and the bytes in use during its backward, by policy.
@@ -63,6 +64,8 @@ class LayerBytes:
             scores = tokens * operators.score_gradient_bytes(block, training, tp) - freed
             gradients = np.maximum(gradients, 2.0 * element * tokens * hidden + scores)
         boundary = element * tokens * hidden / frame.sequence_split
+        if self.seen is not None:
+            return self._in_pieces(self.seen, boundary, inner)
         chosen = saved.without_core
         if self.modules is not None:
             chosen = saved.all - saved.freed_by_modules
@@ -75,6 +78,18 @@ class LayerBytes:
         runs_again = saved.all + tokens * operators.regathered_bytes(block, training, hidden, frame.sequence_split)
         working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * runs_again)
         return kept, working + self.beside[:, None]
+
+    def _in_pieces(self, seen: Array, boundary: Array, inner: Array) -> tuple[Array, Array]:
+        """The same of a layer in pieces of the sequence. It keeps its input, and keys and values unless it runs again as a whole; `inner`: of the gradients
+        in the feed-forward of all tokens. Its backward works in one piece, in the gradients of the layer's input and output, in those
+        of keys and values, and in a copy of both, side by side for the piece that sees them."""
+        pieces = self.frame.training.sequence_chunks
+        working = (self._saved.all + inner) / pieces + 2.0 * boundary + 2.0 * seen
+        kept = boundary + (1 - 1 / pieces) * seen  # no piece sees those of the last
+        return (
+            by_policy(none=kept, selective=kept, full=boundary),
+            by_policy(none=working, selective=working, full=working + seen),
+        )
 
     @cached_property
     def _saved(self) -> _Saved:

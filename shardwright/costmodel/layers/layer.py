@@ -78,21 +78,21 @@ class LayerWork:
         exchanged = self._exposed(collectives.backward, beside.backward, share=self._divisible_share)
         traded, traded_again, balance = self._dispatch.exposed, self._dispatch.again, self._dispatch.balance
         exchanges = self._modules is not None and self._modules.exchange
-        uneven = AttentionCore(self.frame, self.block).uneven
+        uneven, pieces = AttentionCore(self.frame, self.block).uneven, self.frame.training.sequence_chunks
+        # exchanges of pieces that run again, and of those before the last one when the whole layer does, too
+        inside = self._exposed(collectives.repeated, beside.forward) * (pieces > 1)
+        around = self._exposed(collectives.forward, beside.forward) * (1 - 1 / pieces)
         work = RowWork(
             forward_seconds=passes.forward,
             backward_seconds=passes.backward,
             weight_gradient_seconds=self._linear_seconds.weight_gradient + self._adapter_seconds.weight_gradient,
-            recompute_seconds_by_policy=by_policy(
-                none=self._tiles_again,
-                selective=repeated.selective + self._tiles_again,
-                full=repeated.full + self._tiles_again,
-            ),
+            recompute_seconds_by_policy=self._again_by_policy,
             tensor_parallel_forward_seconds=self._exposed(collectives.forward, beside.forward),
             tensor_parallel_backward_seconds_by_policy=by_policy(
-                none=exchanged,
-                selective=exchanged + repeated.gathers,
-                full=exchanged + self._exposed(collectives.repeated, beside.forward),
+                none=exchanged + inside,
+                selective=exchanged + repeated.gathers + inside,
+                full=exchanged
+                + (self._exposed(collectives.repeated, beside.forward) if pieces == 1 else inside + around),
             ),
             gradient_sum_seconds=summed.made,
             added_gradient_sum_seconds=summed.added,
@@ -411,10 +411,27 @@ class LayerWork:
         return again + frame.plain.forward_seconds(Adapters(frame.training, matmuls).matmuls)
 
     @property
+    def _again_by_policy(self) -> Array:
+        """Seconds of what the backward runs again. Pieces of the sequence run again under every policy, and under "full" those before the
+        last run once more before that, for their keys and values."""
+        repeated, pieces = self._repeated, self.frame.training.sequence_chunks
+        if pieces == 1:
+            tiles = self._tiles_again
+            return by_policy(none=tiles, selective=repeated.selective + tiles, full=repeated.full + tiles)
+        before, core = 1 - 1 / pieces, self._core.forward
+        around = before * (self._passes.forward - core) + before**2 * core
+        return by_policy(none=repeated.full, selective=repeated.full, full=repeated.full + around)
+
+    @property
     def _bytes(self) -> LayerBytes:
         kept, beside = self._context_bytes
         more = self._adapters.kept_bytes + kept
-        return LayerBytes(self.frame, self.block, self._modules, self._selection, self._tiles, more, beside)
+        seen = (
+            self._context.local_key_value_bytes(self.block.attention)
+            if self.frame.training.sequence_chunks > 1
+            else None
+        )
+        return LayerBytes(self.frame, self.block, self._modules, self._selection, self._tiles, more, beside, seen)
 
     @cached_property
     def _repeated(self) -> _Repeated:

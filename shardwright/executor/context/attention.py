@@ -77,7 +77,7 @@ class _WholeSequence(NamedTuple):
             key, value = (self._dealt_out(tensor) for tensor in (key, value))
             query, key, value = (_TRADE_HEADS(tensor, self.trading) for tensor in (query, key, value))
         if self.ring.size == 1:
-            output = _attend(query, key, value, attention_mask, scaling)
+            output = attend(query, key, value, attention_mask, scaling)
         elif self.passes_on:  # the mask of a ring is None, or says of which document each rank's tokens are
             output = ring_attention(query, key, value, self.ring, scaling, attention_mask)
         else:
@@ -123,19 +123,19 @@ class _WholeSequence(NamedTuple):
     ) -> Tensor:
         key, value = (_GATHER_TOKENS(tensor, self.ring).index_select(_TOKENS, self.natural) for tensor in (key, value))
         if mask is not None:
-            return _attend(query, key, value, mask, scaling)
+            return attend(query, key, value, mask, scaling)
         outputs = []
         chunk = query.shape[_TOKENS] // 2
         for index, own in zip(
             (self.ring.rank, 2 * self.ring.size - 1 - self.ring.rank), query.chunk(2, _TOKENS), strict=True
         ):
             seen = (index + 1) * chunk
-            before = _causal_lower_right(chunk, seen)
-            outputs.append(_attend(own, key[:, :, :seen], value[:, :, :seen], before, scaling))
+            before = causal_lower_right(chunk, seen)
+            outputs.append(attend(own, key[:, :, :seen], value[:, :, :seen], before, scaling))
         return torch.cat(outputs, _TOKENS)
 
 
-def _causal_lower_right(queries: int, keys: int) -> CausalBias:
+def causal_lower_right(queries: int, keys: int) -> CausalBias:
     """Return torch's `causal_lower_right`, which itself allocates 8 bytes for each query and key and never reads them: 512 GiB for a
     chunk of 64k queries at the end of 1M tokens (torch 2.13, nn/attention/bias.py: its arguments reach `Tensor.__new__`)."""
     bias: Any = Tensor._make_subclass(CausalBias, torch.empty(0))
@@ -144,7 +144,7 @@ def _causal_lower_right(queries: int, keys: int) -> CausalBias:
     return found
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None) -> Tensor:
     """Attention of (batch, heads, tokens, head size); without a mask, of as many queries as keys, to those before them."""
     repeats = query.shape[_HEADS] // key.shape[_HEADS]
     if repeats > 1:

@@ -13,6 +13,7 @@ from shardwright.costmodel import PlanFile
 from shardwright.executor.model import Skeleton, lacks_fused_attention, set_attention, tiny_model, unpacked_sequences
 
 from .dealing import Dealing
+from .in_turn import attend_in_turn, take_in_turn
 from .linear import divide_linear_attention, is_recurrent
 from .pieces import OneRank, SequencePieces, pieces_per_rank
 
@@ -123,6 +124,42 @@ def _check_order(skeleton: Skeleton) -> None:
     if not error <= _LARGEST_ERROR:
         raise SpecError(
             f"{skeleton.name}: {name} looks at the order of its tokens outside attention (its result is {error:.1%} off); plan with cp 1"
+        )
+
+
+def check_in_turn(plan_file: PlanFile, skeleton: Skeleton) -> None:
+    """Check that the layers of the model compute the same on pieces of a sequence one after the other, on a tiny model of the same class.
+
+    Raises:
+        SpecError: one line that says that they do not.
+    """
+    pieces = plan_file.training.sequence_chunks
+    if pieces == 1:
+        return
+    name, fix = type(skeleton.model).__name__, "plan without --sequence-chunks"
+    if lacks_fused_attention(skeleton.config):
+        raise SpecError(
+            f"{skeleton.name}: pieces of a sequence need fused attention, which transformers has not for this class; {fix}"
+        )
+    model = tiny_model(skeleton, axis="sequence_chunks", fix=fix)
+    tokens = torch.arange(2 * _SEQ).view(2, _SEQ)
+    try:
+        with torch.no_grad(), unpacked_sequences():
+            model.config._attn_implementation = "sdpa"
+            expected = model(input_ids=tokens, use_cache=False).logits
+            attend_in_turn(model)
+            for layer in model.get_submodule(skeleton.structure.layers).children():
+                take_in_turn(layer, 3)
+            found = model(input_ids=tokens, use_cache=False).logits
+    except Exception as problem:  # whatever the code of one of hundreds of classes raises
+        detail = " ".join(str(problem).split())[:120]
+        raise SpecError(
+            f"{skeleton.name}: layers of {name} do not run in pieces of the sequence ({detail}); {fix}"
+        ) from None
+    error = float((found - expected).norm() / expected.norm())
+    if not error <= _LARGEST_ERROR:
+        raise SpecError(
+            f"{skeleton.name}: layers of {name} compute otherwise in pieces of the sequence ({error:.1%} off); {fix}"
         )
 
 

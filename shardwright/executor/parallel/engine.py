@@ -15,7 +15,7 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters, check_quantised_device
-from shardwright.executor.context import see_whole_sequence, sequence_pieces
+from shardwright.executor.context import attend_in_turn, see_whole_sequence, sequence_pieces
 from shardwright.executor.low_precision import Scaling, check_linear_precision
 from shardwright.executor.model import MeshRanks, Skeleton, StageModule, attend_within_documents, read_skeleton
 from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
@@ -308,7 +308,9 @@ def _arrange_attention(plan_file: PlanFile, skeleton: Skeleton, device: torch.de
     plan, training = plan_file.plan, plan_file.training
     if plan.mesh.cp > 1:
         return see_whole_sequence(skeleton.model, plan, seq_len=training.seq_len, device_type=device.type)
-    if training.documents is not None and skeleton.config._attn_implementation == "sdpa":
+    if training.sequence_chunks > 1:
+        attend_in_turn(skeleton.model)
+    elif training.documents is not None and skeleton.config._attn_implementation == "sdpa":
         attend_within_documents(skeleton.model)
     return None
 

@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.costmodel import PlanFile
 from shardwright.executor.adapters import InitialAdapters, attach_adapters, freeze, quantise, trains_path
-from shardwright.executor.context import SequencePieces, divide_linear_attention, lower_decays
+from shardwright.executor.context import SequencePieces, divide_linear_attention, lower_decays, take_in_turn
 from shardwright.executor.experts import SpreadRanks, experts_paths, spread_experts
 from shardwright.executor.low_precision import Scaling, scales_layer
 from shardwright.executor.model import (
@@ -101,6 +101,8 @@ class StageBuilder:
             repetition = Repetition.of(self.plan_file.training, strategy.recompute)
             self._divide_layer(layer, repetition)
             repetition.around(layer)
+            if self.plan_file.training.sequence_chunks > 1:
+                take_in_turn(layer, self.plan_file.training.sequence_chunks)
             if self.compile_layers:
                 compile_layer(layer)
             if self.expert_mesh is not None:

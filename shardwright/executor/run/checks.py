@@ -4,7 +4,7 @@ from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
 from shardwright.executor import check_can_run
 from shardwright.executor.adapters import check_adapters, check_quantised
-from shardwright.executor.context import check_context
+from shardwright.executor.context import check_context, check_in_turn
 from shardwright.executor.experts import check_experts
 from shardwright.executor.model import check_documents, check_tensor_parallel, read_skeleton
 from shardwright.executor.optimizers import check_optimizer
@@ -30,6 +30,7 @@ def check_plan(plan_file: PlanFile) -> None:
     check_tensor_parallel(plan_file, skeleton)
     check_split_backward(plan, tied=skeleton.tied)
     check_context(plan_file, skeleton)
+    check_in_turn(plan_file, skeleton)
     check_experts(plan_file, skeleton)
     check_loss_chunks(plan_file, skeleton)
     check_recompute(plan_file, skeleton)

@@ -17,6 +17,7 @@ from shardwright.costmodel import (
     check_expert_parallel,
     check_layer_counts,
     check_sequence,
+    check_sequence_chunks,
     check_tensor_parallel,
     check_trainable,
     loses_errors,
@@ -274,6 +275,7 @@ def check_fixed(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec, 
     check_sequence(model, training)
     check_layer_counts(model, training)
     check_trainable(model, training)
+    check_sequence_chunks(model, training, cp=fixed.cp or 1, sequence_parallel=bool(fixed.sequence_parallel))
     ep, tp = fixed.ep or 1, fixed.tp or 1
     split = tp > 1 and fixed.sequence_parallel is not False
     left = 1 if fixed.ep is None and has_experts(model) else max(1, tp // ep)  # an open ep may leave each expert whole

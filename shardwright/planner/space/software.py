@@ -18,7 +18,11 @@ OFFLOAD_STEPS = 8
 
 
 def kept_by(fixed: Fixed, training: TrainingSpec) -> Fixed:
-    """Return `fixed` with even stages, where the software has no others and no stages are given."""
+    """Return `fixed` with even stages, where the software has no others and no stages are given, and with what layers in pieces of the sequence
+    need."""
+    if training.sequence_chunks > 1:
+        needed = {"cp": 1, "sequence_parallel": False, "offload_activations": 0}
+        fixed = fixed.but(**{name: value for name, value in needed.items() if getattr(fixed, name) is None})
     if fixed.even_stages is None and fixed.stages is None and not training.software.runs.uneven_stages:
         return fixed.but(even_stages=True)
     return fixed
@@ -31,6 +35,8 @@ def why_not_split(name: ScheduleName, model: ModelSpec, training: TrainingSpec, 
         return f"stack '{stack}' runs {name} with zero_stage {listed(runs.zero_stages)}, not {fixed.zero_stage}; give one of these, or schedule 1f1b"
     if fixed.recompute is not None and fixed.recompute not in runs.recompute:
         return f"stack '{stack}' runs {name} with recompute {listed(runs.recompute)}, not {fixed.recompute}; give that, or schedule 1f1b"
+    if training.sequence_chunks > 1:
+        return f"{name} does not go with sequence_chunks, which run again under every policy; leave them out, or give schedule 1f1b"
     if training.mlp_tiles > 1 and "full" not in runs.recompute:  # tiles run again under every policy
         return f"stack '{stack}' runs {name} without mlp_tiles, not with {training.mlp_tiles}; leave out --mlp-tiles, or give schedule 1f1b"
     ranks = stage_ranks(name, 2, 4)

@@ -215,6 +215,29 @@ def test_a_tiled_feed_forward_keeps_its_input_and_runs_its_forward_again() -> No
     assert 0 < tiled.working_bytes[0, 0, none] - finer.working_bytes[0, 0, none] < columns
 
 
+def test_a_layer_in_pieces_of_the_sequence_keeps_keys_and_values_and_runs_again() -> None:
+    """Of 128 tokens of 64: 16 KB of input, and three quarters of 16 KB of keys and values (2 heads of 16 each). All but the last matmul, 128 x 64,
+    runs again; under full recompute also three quarters of the linears and 9/16 of the attention core before that."""
+
+    def in_pieces(pieces: int) -> CostTables:
+        training = TrainingSpec(seq_len=128, global_batch=64, sequence_chunks=pieces)
+        chosen = candidates(zero_stage=0, sequence_parallel=0)
+        return build_tables(MODEL, training, chosen, RoundTimes())
+
+    whole, pieces = in_pieces(1), in_pieces(4)
+    none, full = POLICIES.index("none"), POLICIES.index("full")
+    assert pieces.activation_bytes[0, 0, full] == whole.activation_bytes[0, 0, full] == 2 * 128 * 64
+    assert pieces.activation_bytes[0, 0, none] == 2 * 128 * (64 + 0.75 * 2 * 32)
+    linears = 2 * 128 * (64 * (64 + 2 * 32 + 64) + 3 * 64 * 128) * 1e-12
+    core = whole.forward.compute[0, 0, 0] - linears
+    assert core > 0
+    again = pieces.backward.recompute[0, 0]
+    last = 2 * 128 * 128 * 64 * 1e-12
+    assert again[none] == pytest.approx(linears + core - last)
+    assert again[full] == pytest.approx(again[none] + 0.75 * linears + 9 / 16 * core)
+    assert pieces.working_bytes[0, 0, none] < whole.working_bytes[0, 0, full] / 2
+
+
 def test_each_backward_adds_its_share_of_the_sums_of_gradients() -> None:
     """Four microbatches: the first gradient is cast to the sum, 2 + 4 bytes, three are added, 2 + 4 + 4. The mean of a microbatch is 9."""
     several, one = (tables(dp_shard=8, zero_stage=1, microbatches=count) for count in (4, 1))

@@ -70,6 +70,13 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
         OTHERS["cohere"], plan((layers(),), tp=2, sequence_parallel=False)
     ),
     "full recompute": lambda: small(LLAMA, plan((layers(zero=3, recompute="full"),), microbatches=4, dp_shard=2, tp=2)),
+    "pieces of the sequence": lambda: small(LLAMA, plan((layers(2),)), sequence_chunks=4),
+    "pieces of the sequence over tp": lambda: small(
+        LLAMA, plan((layers(2),), tp=2, sequence_parallel=False), sequence_chunks=3
+    ),
+    "pieces of the sequence, full recompute": lambda: small(
+        LLAMA, plan((layers(2, zero=3, recompute="full"),), dp_shard=2), sequence_chunks=4
+    ),
     "tiles over tp, full recompute": lambda: small(LLAMA, plan((layers(recompute="full"),), tp=2), mlp_tiles=4),
     "tiles over tp without sequence parallelism": lambda: small(
         LLAMA, plan((layers(),), tp=2, sequence_parallel=False), mlp_tiles=2

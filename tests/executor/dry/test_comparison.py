@@ -86,6 +86,9 @@ def test_exchanges_of_whole_matrices_are_those_charged(of_plan: Plan) -> None:
         "means to experts",
         "loss in chunks",
         "loss in chunks over a pipeline",
+        "pieces of the sequence",
+        "pieces of the sequence over tp",
+        "pieces of the sequence, full recompute",
     ],
 )
 def test_kept_activations_are_those_charged(name: str) -> None:

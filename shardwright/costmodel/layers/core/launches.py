@@ -33,7 +33,7 @@ class Launches:
         A graph takes its part off the host: that of attention with its norm and residual, that of the router, or all.
         """
         stack, ffn, frame, graphs = self.frame.stack, self.block.ffn, self.frame, self.frame.training.cuda_graphs
-        every = np.ones(len(frame.tokens)) * self._share
+        every = np.ones(len(frame.tokens)) * self._share * frame.training.sequence_chunks
         if graphs == "whole":
             return Passes(0 * every, 0 * every)
         dense = every - _ATTENTION_LAUNCHES * self.block.has_attention * ("attention" in graphs)
