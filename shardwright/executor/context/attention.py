@@ -77,7 +77,7 @@ class _WholeSequence(NamedTuple):
             key, value = (self._dealt_out(tensor) for tensor in (key, value))
             query, key, value = (_TRADE_HEADS(tensor, self.trading) for tensor in (query, key, value))
         if self.ring.size == 1:
-            output = attend(query, key, value, attention_mask, scaling)
+            output = _attend(query, key, value, attention_mask, scaling)
         elif self.passes_on:  # the mask of a ring is None, or says of which document each rank's tokens are
             output = ring_attention(query, key, value, self.ring, scaling, attention_mask)
         else:
@@ -123,7 +123,7 @@ class _WholeSequence(NamedTuple):
     ) -> Tensor:
         key, value = (_GATHER_TOKENS(tensor, self.ring).index_select(_TOKENS, self.natural) for tensor in (key, value))
         if mask is not None:
-            return attend(query, key, value, mask, scaling)
+            return _attend(query, key, value, mask, scaling)
         outputs = []
         chunk = query.shape[_TOKENS] // 2
         for index, own in zip(
@@ -131,7 +131,7 @@ class _WholeSequence(NamedTuple):
         ):
             seen = (index + 1) * chunk
             before = causal_lower_right(chunk, seen)
-            outputs.append(attend(own, key[:, :, :seen], value[:, :, :seen], before, scaling))
+            outputs.append(_attend(own, key[:, :, :seen], value[:, :, :seen], before, scaling))
         return torch.cat(outputs, _TOKENS)
 
 
@@ -144,7 +144,7 @@ def causal_lower_right(queries: int, keys: int) -> CausalBias:
     return found
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None) -> Tensor:
     """Attention of (batch, heads, tokens, head size); without a mask, of as many queries as keys, to those before them."""
     repeats = query.shape[_HEADS] // key.shape[_HEADS]
     if repeats > 1:

@@ -20,8 +20,7 @@ class Segment(NamedTuple):
 class Bucket:
     """Elements `low` to `high` of a space.
 
-    `update` is its newest update, None before the first one, and `shown` what passes wait for: that update, or the copy of the parameters as they
-    were before it, where updates are delayed. `waiting`: shards whose gradients of this step have not come.
+    `update` is its newest update, None before the first one, and `copied` the copy of its parameters before that, where updates are delayed. `waiting`: shards whose gradients of this step have not come.
     """
 
     def __init__(self, low: int, high: int) -> None:
@@ -33,6 +32,7 @@ class Bucket:
 
     @property
     def shown(self) -> Ticket | None:
+        """What passes wait for that read its parameters."""
         return self.copied or self.update
 
     @property

@@ -56,9 +56,8 @@ def place(shards: Sequence[Shard], offload: Offload, optimizer: OptimizerName, r
     bucket = _bucket_elements(fraction * elements)
     counts = (int(sums), int(on_drives > 0), _UPDATES_AT_ONCE * (1 + states) if on_drives else 0)
     buffer_bytes = sum(counts) * bucket * _ELEMENT_BYTES
-    beside_bytes = _ELEMENT_BYTES * (
-        1 + offload.delayed_update
-    )  # of the gradient, and of the parameter that passes read
+    # of the gradient, and of the parameter that passes read beside a delayed update
+    beside_bytes = _ELEMENT_BYTES * (1 + offload.delayed_update)
     each = beside_bytes + kept_bytes * (1 - on_drives)
     limit = min(room.host_bytes, fraction * elements * each) - buffer_bytes
     hosted = max(0, min(math.floor(limit / each), math.floor(fraction * elements)))
