@@ -8,9 +8,10 @@ import numpy as np
 
 from shardwright.base import Array
 from shardwright.specs import BYTES_PER_ELEMENT
-from shardwright.specs.model import Block, FeedForward, MixtureOfExperts
+from shardwright.specs.model import Block, FeedForward, MixtureOfExperts, MultiHeadAttention
 
 from . import operators
+from .exchanges import ContextExchange
 from .frame import WorkFrame
 from .recompute import RepeatedModules, Selection, modules_apart
 from .row import by_policy
@@ -33,7 +34,7 @@ class LayerBytes:
 
     `modules`, `chosen`: what selective recompute repeats, by the names of the job or by the stack's choice; None where it repeats nothing so.
     `tiles`: pieces in which the feed-forward runs. `more`: bytes that adapters and the context exchange keep. `beside`: bytes that the context
-    exchange works in. `seen`: keys and values, where the layer runs in pieces of the sequence.
+    exchange works in.
     """
 
     frame: WorkFrame
@@ -43,7 +44,6 @@ class LayerBytes:
     tiles: int
     more: Array
     beside: Array
-    seen: Array | None = None
 
     def by_policy(self) -> tuple[Array, Array]:
         """Return the bytes kept per microbatch and the bytes in use during its backward, by policy.
@@ -64,8 +64,8 @@ class LayerBytes:
             scores = tokens * operators.score_gradient_bytes(block, training, tp) - freed
             gradients = np.maximum(gradients, 2.0 * element * tokens * hidden + scores)
         boundary = element * tokens * hidden / frame.sequence_split
-        if self.seen is not None:
-            return self._in_pieces(self.seen, boundary, inner)
+        if training.sequence_chunks > 1:
+            return self._in_pieces(boundary, inner)
         chosen = saved.without_core
         if self.modules is not None:
             chosen = saved.all - saved.freed_by_modules
@@ -79,17 +79,27 @@ class LayerBytes:
         working = by_policy(none=gradients, selective=gradients + repeated, full=gradients + again * runs_again)
         return kept, working + self.beside[:, None]
 
-    def _in_pieces(self, seen: Array, boundary: Array, inner: Array) -> tuple[Array, Array]:
+    def _in_pieces(self, boundary: Array, inner: Array) -> tuple[Array, Array]:
         """The same of a layer in pieces of the sequence. It keeps its input, and keys and values unless it runs again as a whole; `inner`: of the gradients
         in the feed-forward of all tokens. Its backward works in one piece, in the gradients of the layer's input and output, in those
         of keys and values, and in a copy of both, side by side for the piece that sees them."""
-        pieces = self.frame.training.sequence_chunks
+        pieces, seen = self.frame.training.sequence_chunks, self._key_value_bytes
         working = (self._saved.all + inner) / pieces + 2.0 * boundary + 2.0 * seen
         kept = boundary + (1 - 1 / pieces) * seen  # no piece sees those of the last
         return (
             by_policy(none=kept, selective=kept, full=boundary),
             by_policy(none=working, selective=working, full=working + seen),
         )
+
+    @property
+    def _key_value_bytes(self) -> Array:
+        """(N,): of a microbatch's tokens on a rank."""
+        assert isinstance(self.block.attention, MultiHeadAttention), (
+            "check_sequence_chunks lets no other attention in pieces"
+        )
+        frame = self.frame
+        exchange = ContextExchange(frame.training, frame.times, frame.candidates, frame.tokens)
+        return exchange.local_key_value_bytes(self.block.attention)
 
     @cached_property
     def _saved(self) -> _Saved:

@@ -10,10 +10,10 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import exposed_beside, operator_passes
 from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group, tp_group
-from shardwright.specs.model import Block, FeedForward, LinearAttention, NoAttention, Parameter
+from shardwright.specs.model import Block, FeedForward, LinearAttention, NoAttention
 
 from . import operators
-from .core import AttentionCore, Averaging, Dispatch, Launches, Passes
+from .core import AttentionCore, Averaging, Dispatch, HeldWeights, Launches, Passes
 from .exchanges import (
     ContextExchange,
     LayerSeconds,
@@ -21,10 +21,9 @@ from .exchanges import (
     ScaleAgreements,
     hidden_pairs,
     layout_changes,
-    spread_parameters,
 )
 from .frame import WorkFrame
-from .frozen import Adapters, BaseWeights, stored_bytes
+from .frozen import Adapters, BaseWeights
 from .kept import LayerBytes
 from .precision import reduces_scales
 from .recompute import RepeatedModules, Selection, repeated_modules, selection
@@ -43,14 +42,10 @@ class _Repeated(NamedTuple):
     gathers: Array
 
 
-class _Weights(NamedTuple):
-    """(N,) each: the fields of `RowWork` about weights."""
-
-    parameters: Array
-    whole_parameters: Array
-    expert_parameters: Array
-    frozen_bytes: Array
-    expert_frozen_bytes: Array
+def _in_pieces(inside: Array, around: Array) -> Array:
+    """What pieces of the sequence repeat under every policy, and what under "full" the pieces before the last repeat before that, for their
+    keys and values."""
+    return by_policy(none=inside, selective=inside, full=inside + around)
 
 
 @dataclass(frozen=True)
@@ -65,12 +60,12 @@ class LayerWork:
 
     def row(self) -> RowWork:
         """Return the work of one microbatch in one layer."""
-        passes, context, repeated = self._passes, self._context_seconds, self._repeated
+        passes, context = self._passes, self._context_seconds
         kept, working = self._bytes.by_policy()
-        weights = self._held_weights
+        held = HeldWeights(self.frame, self.block, self._dense_matmuls, self._expert_matmuls)
         trained = self.frame.training.trainable.trains_layer_weights
         summed = (
-            self.frame.summed_gradients(weights)
+            self.frame.summed_gradients(held.all)
             if trained
             else self.frame.summed_matrices(self._adapters.whole_elements, self._adapters.whole_expert_elements)
         )
@@ -78,22 +73,14 @@ class LayerWork:
         exchanged = self._exposed(collectives.backward, beside.backward, share=self._divisible_share)
         traded, traded_again, balance = self._dispatch.exposed, self._dispatch.again, self._dispatch.balance
         exchanges = self._modules is not None and self._modules.exchange
-        uneven, pieces = AttentionCore(self.frame, self.block).uneven, self.frame.training.sequence_chunks
-        # exchanges of pieces that run again, and of those before the last one when the whole layer does, too
-        inside = self._exposed(collectives.repeated, beside.forward) * (pieces > 1)
-        around = self._exposed(collectives.forward, beside.forward) * (1 - 1 / pieces)
+        uneven = AttentionCore(self.frame, self.block).uneven
         work = RowWork(
             forward_seconds=passes.forward,
             backward_seconds=passes.backward,
             weight_gradient_seconds=self._linear_seconds.weight_gradient + self._adapter_seconds.weight_gradient,
             recompute_seconds_by_policy=self._again_by_policy,
             tensor_parallel_forward_seconds=self._exposed(collectives.forward, beside.forward),
-            tensor_parallel_backward_seconds_by_policy=by_policy(
-                none=exchanged + inside,
-                selective=exchanged + repeated.gathers + inside,
-                full=exchanged
-                + (self._exposed(collectives.repeated, beside.forward) if pieces == 1 else inside + around),
-            ),
+            tensor_parallel_backward_seconds_by_policy=exchanged[:, None] + self._exchanged_again_by_policy,
             gradient_sum_seconds=summed.made,
             added_gradient_sum_seconds=summed.added,
             context_parallel_forward_seconds=context.forward,
@@ -108,38 +95,9 @@ class LayerWork:
             uneven_backward_seconds_by_policy=repeated_when_full(uneven.forward, uneven.backward),
             activation_bytes_by_policy=kept,
             working_bytes_by_policy=working,
-            **self._weights()._asdict(),
+            **held.work()._asdict(),
         )
         return without_backward(work) if self.block.frozen else work
-
-    def _weights(self) -> "_Weights":
-        """The trained elements and the frozen bytes of a rank. Experts that ep spreads are apart; other ranks hold theirs."""
-        frame, weights = self.frame, self._held_weights
-        spread = spread_parameters(weights, frame.candidates)
-        dense = frame.local_parameters([p for p in weights if not p.expert])
-        whole_experts = np.where(spread > 0, 0.0, frame.local_parameters([p for p in weights if p.expert]))
-        nothing = np.zeros_like(dense)
-        if frame.training.trainable.trains_layer_weights and not self.block.frozen:
-            whole = nothing + frame.whole_parameters([p for p in weights if not p.expert])
-            return _Weights(dense + whole_experts, whole, spread, nothing, nothing)
-        stored = stored_bytes(frame.training)
-        frozen = BaseWeights(frame.training, self._dense_matmuls).frozen_bytes(dense)
-        adapters, of_experts = (
-            nothing + Adapters(frame.training, part).parameters for part in (self._dense_matmuls, self._expert_matmuls)
-        )
-        return _Weights(
-            parameters=adapters + np.where(spread > 0, 0.0, of_experts),
-            whole_parameters=nothing,
-            expert_parameters=np.where(spread > 0, of_experts, 0.0),
-            frozen_bytes=frozen + stored * whole_experts,
-            expert_frozen_bytes=stored * spread,
-        )
-
-    @property
-    def _held_weights(self) -> list[Parameter]:
-        """The weights of the layer. Only transformers' code allocates those that nothing reads."""
-        weights = self.block.parameters(self.frame.model.hidden_size)
-        return [weight for weight in weights if self.frame.stack.transformers_layers or not weight.idle]
 
     @property
     def _linear(self) -> WeightMatmuls:
@@ -412,26 +370,32 @@ class LayerWork:
 
     @property
     def _again_by_policy(self) -> Array:
-        """Seconds of what the backward runs again. Pieces of the sequence run again under every policy, and under "full" those before the
-        last run once more before that, for their keys and values."""
+        """Seconds of what the backward runs again."""
         repeated, pieces = self._repeated, self.frame.training.sequence_chunks
         if pieces == 1:
             tiles = self._tiles_again
             return by_policy(none=tiles, selective=repeated.selective + tiles, full=repeated.full + tiles)
         before, core = 1 - 1 / pieces, self._core.forward
-        around = before * (self._passes.forward - core) + before**2 * core
-        return by_policy(none=repeated.full, selective=repeated.full, full=repeated.full + around)
+        return _in_pieces(repeated.full, before * (self._passes.forward - core) + before**2 * core)
+
+    @property
+    def _exchanged_again_by_policy(self) -> Array:
+        """Seconds of exchanges over tp in what the backward runs again."""
+        collectives, hidden_by, pieces = (
+            self._collectives,
+            self._beside_exchanges.forward,
+            self.frame.training.sequence_chunks,
+        )
+        repeated = self._exposed(collectives.repeated, hidden_by)
+        if pieces == 1:
+            return by_policy(none=np.zeros_like(repeated), selective=self._repeated.gathers, full=repeated)
+        return _in_pieces(repeated, (1 - 1 / pieces) * self._exposed(collectives.forward, hidden_by))
 
     @property
     def _bytes(self) -> LayerBytes:
         kept, beside = self._context_bytes
         more = self._adapters.kept_bytes + kept
-        seen = (
-            self._context.local_key_value_bytes(self.block.attention)
-            if self.frame.training.sequence_chunks > 1
-            else None
-        )
-        return LayerBytes(self.frame, self.block, self._modules, self._selection, self._tiles, more, beside, seen)
+        return LayerBytes(self.frame, self.block, self._modules, self._selection, self._tiles, more, beside)
 
     @cached_property
     def _repeated(self) -> _Repeated:

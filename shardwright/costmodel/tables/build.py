@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from shardwright.base import Array
+from shardwright.base import Array, IntArray
 from shardwright.costmodel.op_times import CollectiveName, Crossing, OpTimes, ReplicaExchange
 from shardwright.specs import (
     OWN_STACK,
@@ -231,16 +231,13 @@ class _Builder:
         """What replicas exchange where they do not reduce every gradient in full."""
         shards, expert_shards = sharded(self.candidates, traffic.parameters, traffic.expert_parameters)
         compute = traffic.forward + traffic.backward.min(axis=-1)
-        counts = np.bincount(self.model.class_of_layer, minlength=len(self.model.layer_classes))
-        ends = np.ones(len(self.rows) - len(counts))
-        layers = np.concatenate([counts, ends])
         return Synchronisation(
             self.training,
             self.times,
             self.candidates,
             shards,
             expert_shards,
-            layers,
+            np.maximum(1, self._layer_counts),
             compute,
             self._stacked("whole_parameters") / self.candidates.shards[:, None],
             self.exchange,
@@ -251,9 +248,12 @@ class _Builder:
         if not self.candidates.delayed_update.any() or not self.times.node.device.has_own_memory:
             return update
         each = traffic.forward + traffic.backward.min(axis=-1)
-        counts = np.bincount(self.model.class_of_layer, minlength=len(self.model.layer_classes))
-        layers = np.append(counts, np.zeros(len(self.rows) - len(counts)))
-        return replace(update, passes=self._column("microbatches") * each, layers=layers)
+        return replace(update, passes=self._column("microbatches") * each, layers=self._layer_counts)
+
+    @property
+    def _layer_counts(self) -> IntArray:
+        """(R,): how many layers each row stands for, 0 for the ends."""
+        return np.bincount(self.model.class_of_layer, minlength=len(self.rows))
 
     @cached_property
     def _matrices(self) -> WholeMatrices | None:
