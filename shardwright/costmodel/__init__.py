@@ -37,6 +37,7 @@ from .plan_summary import (
     labelled_text,
     parameter_words,
     part_words,
+    piece_words,
     schedule_words,
     summary_lines,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "part_words",
     "pass_parts",
     "phase_of",
+    "piece_words",
     "predict",
     "read_layout",
     "read_plan_file",

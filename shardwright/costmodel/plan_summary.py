@@ -40,7 +40,7 @@ def summary_lines(
     return [
         ("plan", _choices(plan)),
         *([] if training.trainable.trains_all else [("trains", f"{training.trainable}; everything else is frozen")]),
-        *([("pieces", _pieces(training))] if training.sequence_chunks > 1 or training.mlp_tiles > 1 else []),
+        *([("pieces", words)] if (words := piece_words(training)) else []),
         *([("documents", document_words(training))] if training.lengths else []),
         ("step", estimate.words),
         ("memory", _memory(plan, estimate, cluster)),
@@ -77,6 +77,14 @@ def parameter_words(model: ModelSpec) -> str:
     return words if active == total else f"{words}, {readable.amount(active)} of them active"
 
 
+def piece_words(training: TrainingSpec) -> str:
+    """What of a layer runs in pieces of the sequence; empty where nothing does."""
+    for what, pieces in (("layers", training.sequence_chunks), ("feed-forwards", training.mlp_tiles)):
+        if pieces > 1:
+            return f"{what} in {pieces} pieces of the sequence, each run again in the backward"
+    return ""
+
+
 def document_words(training: TrainingSpec) -> str:
     """How long documents are, and what a sequence holds of them."""
     assert training.lengths is not None, "asked for documents of a job that has none"
@@ -84,13 +92,6 @@ def document_words(training: TrainingSpec) -> str:
     if training.packing == "packed":
         return f"{of}; packed, each attends to itself alone"
     return f"{of}; padded, {1 - training.used_share:.0%} of a sequence is padding"
-
-
-def _pieces(training: TrainingSpec) -> str:
-    """What of a layer runs in pieces of the sequence."""
-    if training.sequence_chunks > 1:
-        return f"layers in {training.sequence_chunks} pieces of the sequence, each run again in the backward"
-    return f"feed-forwards in {training.mlp_tiles} pieces of the sequence, each run again in the backward"
 
 
 def _choices(plan: Plan) -> str:

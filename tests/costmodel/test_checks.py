@@ -71,6 +71,34 @@ def test_context_parallelism_that_does_not_divide(wrong: Plan, seq_len: int, say
         check_plan(wrong, small_model(), round_cluster(), TrainingSpec(seq_len=seq_len, global_batch=16))
 
 
+@pytest.mark.parametrize(
+    ("of", "training", "says"),
+    [
+        (shared("all-gather", cp=2), {}, "cp 2, which cuts the sequence too; plan with cp 1"),
+        (shared("ring", tp=2), {}, "sequence_parallel; plan with --no-sequence-parallel"),
+        (plan(), {"stack": "megatron-core"}, "stack 'megatron-core'; plan for stack 'shardwright'"),
+        (plan(), {"attention": "unfused"}, "unfused attention; plan with --attention flash"),
+        (plan(), {"mlp_tiles": 2}, "mlp_tiles 2, whose work the pieces do; leave out --mlp-tiles"),
+        (plan(), {"recompute_modules": ("mlp",)}, "recompute by modules; leave out --recompute-modules"),
+        (plan(), {"activation_offload_layers": 1}, "activation_offload_layers; leave it out"),
+        (plan(), {"seq_len": 2}, "2 tokens; give at most 2"),
+    ],
+)
+def test_what_does_not_go_with_pieces_of_the_sequence(of: Plan, training: dict[str, object], says: str) -> None:
+    given = TrainingSpec.parse({"seq_len": 128, "global_batch": 16, "sequence_chunks": 4} | training, source="test")
+    with pytest.raises(SpecError, match=f"sequence_chunks 4 does not go with {says}$"):
+        check_plan(of, small_model(), round_cluster(), given)
+
+
+def test_layers_of_experts_do_not_go_in_pieces() -> None:
+    given = TrainingSpec(seq_len=128, global_batch=16, sequence_chunks=4)
+    with pytest.raises(
+        SpecError, match="which is not attention and then a dense feed-forward; leave out --sequence-chunks"
+    ):
+        check_plan(plan(), small_experts(), round_cluster(), given)
+    check_plan(plan(), small_model(), round_cluster(), given)
+
+
 def test_ulysses_has_no_halves_to_deal() -> None:
     training = TrainingSpec(seq_len=130, global_batch=16)
     check_plan(shared("ulysses", cp=2), small_model(), round_cluster(), training)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 import shardwright as sw
 from shardwright.costmodel.plan_file import load_plan, write_plan_file
 from tests.parity.cases import layers, model_config, plan, plan_file
@@ -26,6 +28,15 @@ def test_the_summary_says_choices_and_predictions(tmp_path: Path) -> None:
     estimate = read.estimated()
     assert f"MFU {100 * estimate.mfu:.1f}%" in text
     assert {line.split("  ")[0] for line in lines if not line.startswith(" ")} >= {"step", "memory", "bound by"}
+
+
+@pytest.mark.parametrize(("choice", "what"), [("sequence_chunks", "layers"), ("mlp_tiles", "feed-forwards")])
+def test_pieces_of_the_sequence_are_said(choice: str, what: str) -> None:
+    """As no line of recompute says that they run again."""
+    plain = plan_file(model_config("llama"), plan((layers(),)))
+    given = plain.model_copy(update={"training": plain.training.model_copy(update={choice: 4})})
+    assert f"pieces    {what} in 4 pieces of the sequence, each run again" in " ".join(given.summary().split("\n"))
+    assert "pieces" not in plain.summary()
 
 
 def test_a_stated_estimate_is_kept() -> None:

@@ -205,6 +205,13 @@ class TestRefusals:
             export_plan(file, TARGETS["megatron"])
 
 
+def test_a_late_update_is_named_and_dropped_for_the_closest() -> None:
+    given = plan_file(offload={"optimizer_fraction": 1, "delayed_update": True})
+    with pytest.raises(SpecError, match="cannot express delayed_update True; --closest writes delayed_update False"):
+        export_plan(given, TARGETS["megatron"])
+    assert not export_plan(given, TARGETS["megatron"], closest=True).plan_file.plan.offload.delayed_update
+
+
 def test_a_megatron_model_comes_back_from_its_arguments() -> None:
     """Presets whose arguments Megatron-LM has: dense, grouped, with experts, latent attention, GPT-3."""
     for name in ("llama-3.1-8b", "qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v3", "gpt3-13b", "qwen2.5-7b"):

@@ -1,5 +1,6 @@
 """A delayed update of the host's share equals its plain rule bit for bit: passes read what the update before left of that share."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.offload.contents import Contents
 from shardwright.executor.offload.engine import OffloadEngine
 from shardwright.executor.offload.hosted import InMemory
+from shardwright.executor.offload.rule import Part, UpdateRule
 from shardwright.executor.options import RunOptions
 from shardwright.executor.parallel.engine import Engine, build_engine
 from shardwright.executor.training.optimizer import HostedOptimizer, host_optimizer
@@ -165,3 +167,32 @@ def show_after_the_update() -> None:
 def test_a_fault_shows(fault: Callable[[], None], tmp_path: Path) -> None:
     own, other = _runs("fsdp", tmp_path, fault)
     assert not _alike(own, other)
+
+
+def pending_updates(file: PlanFile, folder: Path) -> list[int]:
+    """How many updates of the step before are under way when each backward pass ends, on a host that takes a while for each."""
+    apply = UpdateRule.apply
+
+    def slowly(self: UpdateRule, parts: Sequence[Part], learning_rate: float) -> None:
+        time.sleep(0.05)
+        apply(self, parts, learning_rate)
+
+    UpdateRule.apply = slowly  # type: ignore[method-assign]
+    engine, optimizer = _built(file, None, folder)
+    assert engine.offload is not None
+    found = []
+    for step in range(2):
+        optimizer.set_learning_rate(1e-2)
+        engine.forward_backward(*own_share(engine, *batch(step, file)))
+        buckets = [bucket for hosted in engine.offload._hosted for bucket in hosted.buckets.all]
+        found.append(sum(bucket.update is not None and not bucket.update.done() for bucket in buckets))
+        optimizer.step()
+        engine.zero_gradients()
+    assert len(buckets) > 4
+    return found
+
+
+def test_gradients_do_not_gather_on_the_device_beside_a_slow_host(tmp_path: Path) -> None:
+    """A backward pass waits for the update whose gradients its own replace."""
+    ((first, second),) = run_again(1, pending_updates, _file("gradients and streamed weights", delayed=True), tmp_path)
+    assert first == second == 0

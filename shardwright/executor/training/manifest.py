@@ -73,10 +73,15 @@ class Manifest(Spec):
 def plan_digest(plan_file: PlanFile) -> str:
     """Return a digest of a plan's model, training and choices, without its estimate and its cluster."""
     content = plan_file.model_dump(mode="json", include={"model_config_json", "training", "plan"})
-    if not plan_file.plan.sync.approximate:
-        content["plan"].pop("sync")  # which digests of earlier versions lack
-    if not plan_file.plan.offload.delayed_update:
-        content["plan"]["offload"].pop("delayed_update")  # likewise
+    plan, training = content["plan"], content["training"]
+    # what digests of earlier versions lack, so that their runs go on
+    for part, name, plain in (
+        (plan, "sync", not plan_file.plan.sync.approximate),
+        (plan["offload"], "delayed_update", not plan_file.plan.offload.delayed_update),
+        (training, "sequence_chunks", plan_file.training.sequence_chunks == 1),
+    ):
+        if plain:
+            part.pop(name)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,6 +1,6 @@
 """A plan in words, for tables and reports."""
 
-from shardwright.costmodel import document_words, in_groups, schedule_words
+from shardwright.costmodel import document_words, in_groups, piece_words, schedule_words
 from shardwright.specs import OWN_STACK, Plan, TrainingSpec, skips_stages
 
 _ZERO = {
@@ -120,6 +120,8 @@ def training_lines(training: TrainingSpec) -> list[tuple[str, str]]:
     lines = [("software", training.stack)] if training.stack != OWN_STACK else []
     if not training.trainable.trains_all:
         lines.append(("trainable", f"{training.trainable}, everything else frozen"))
+    if words := piece_words(training):
+        lines.append(("pieces", words))
     if training.lengths:
         lines.append(("documents", document_words(training)))
     if training.approximate:

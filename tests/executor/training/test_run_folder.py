@@ -10,6 +10,7 @@ from shardwright.base.errors import SpecError
 from shardwright.executor.options import RunOptions
 from shardwright.executor.training.manifest import MANIFEST, Manifest, plan_digest
 from shardwright.executor.training.run_folder import LAUNCHER, RunFolder, RunIdentity, Start
+from shardwright.specs.plan import Offload
 from shardwright.specs.results.measurement import Fingerprint, Measurement, StepRecord
 from tests.executor.runs import tiny
 from tests.killed import until_killed
@@ -172,6 +173,19 @@ class TestStart:
 
 
 class TestDigest:
+    def test_is_that_of_earlier_versions(self) -> None:
+        """Whose plans lack what was added since; their runs go on under the same plan."""
+        earlier = tiny(plan((layers(4, zero=3),), dp_shard=2), layers=4, hidden_size=64)
+        assert plan_digest(earlier) == "a356054060d1e625"
+        in_pieces = earlier.training.model_copy(update={"sequence_chunks": 2})
+        assert plan_digest(earlier.model_copy(update={"training": in_pieces})) != plan_digest(earlier)
+        late = Offload(optimizer_fraction=1, delayed_update=True)
+        digests = {
+            plan_digest(earlier.model_copy(update={"plan": earlier.plan.model_copy(update={"offload": offload})}))
+            for offload in (Offload(optimizer_fraction=1), late)
+        }
+        assert len(digests) == 2
+
     def test_follows_plan_model_and_training_and_nothing_else(self) -> None:
         assert plan_digest(PLAN) == plan_digest(PLAN.model_copy(update={"model_name": "other"}))
         assert plan_digest(PLAN) == plan_digest(
