@@ -5,8 +5,9 @@ import pytest
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.costmodel.layers.flops import model_flops_per_sequence, recompute_flops_per_sequence
 from shardwright.specs.mesh import Mesh
-from shardwright.specs.plan import LayerRun, Plan, Stage
+from shardwright.specs.plan import LayerRun, Plan, RecomputePolicy, Stage
 from shardwright.specs.training import TrainingSpec
+from tests.costmodel.fakes import small_model
 
 
 def test_megatron_formula() -> None:
@@ -75,3 +76,17 @@ def test_megatron_repeats_the_last_matmul_too() -> None:
     )
     width = model.layer_classes[0].ffn.active_width
     assert whole - early == pytest.approx(2 * 128 * width * model.hidden_size * model.layer_count)
+
+
+@pytest.mark.parametrize(("recompute", "around"), [("none", 0), ("full", 1)])
+def test_pieces_of_the_sequence_run_again(recompute: RecomputePolicy, around: int) -> None:
+    """All but the last matmul of each piece; under full recompute three of four pieces as a whole before, which see 9/16 of the pairs."""
+    model = small_model()
+    plan = Plan(
+        mesh=Mesh(), micro_batch=1, microbatches=1, stages=(Stage(layers=(LayerRun(count=4, recompute=recompute),)),)
+    )
+    training = TrainingSpec(seq_len=128, global_batch=1, sequence_chunks=4)
+    linears, last = 2 * 128 * (64 * (64 + 2 * 32 + 64) + 3 * 64 * 128), 2 * 128 * 128 * 64
+    core = 4 * 128 * 128 * 64
+    expected = linears + core - last + around * (0.75 * linears + 9 / 16 * core)
+    assert recompute_flops_per_sequence(model, training, plan) == pytest.approx(4 * expected)

@@ -49,6 +49,8 @@ def test_a_fused_loss_moves_eight_bytes_a_logit(trained: Trained) -> None:
 def test_a_small_layer_takes_as_long_as_its_launches(trained: Trained) -> None:
     found = layer(trained(kernels_forward=20, kernels_backward=50))
     assert [found.forward_seconds.item(), found.backward_seconds.item()] == [0.020, 0.050]
+    in_pieces = layer(trained(kernels_forward=20, kernels_backward=50).model_copy(update={"sequence_chunks": 3}))
+    assert [in_pieces.forward_seconds.item(), in_pieces.backward_seconds.item()] == [0.060, 0.150]
 
 
 @pytest.mark.parametrize(("ep", "held"), [(1, 8), (4, 2)])

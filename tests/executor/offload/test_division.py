@@ -1,11 +1,15 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shardwright.executor.offload.division import ALIGNED, leading_parts
-from shardwright.executor.offload.placement import streamed_layers
+from shardwright.executor.offload.placement import Room, place, streamed_layers
 from shardwright.executor.offload.rule import Part, UpdateRule
+from shardwright.specs.plan import Offload
 
 SIZES = st.lists(st.integers(0, 40).map(lambda count: count * ALIGNED), min_size=1, max_size=30)
 
@@ -72,3 +76,13 @@ class TestCuts:
         for _ in range(5):
             optimizer.step()
         assert torch.equal(whole, self.updated([7 * ALIGNED]))
+
+
+@pytest.mark.parametrize(("delayed", "each"), [(False, 16), (True, 20)])
+def test_what_has_no_room_on_the_host_stays(delayed: bool, each: int) -> None:
+    """Of an element the host holds gradient, parameter and two moments, and of a delayed update the parameter that passes read."""
+    shards: list[Any] = [SimpleNamespace(elements=1600) for _ in range(4)]
+    offload = Offload(optimizer_fraction=1, delayed_update=delayed)
+    room = Room(host_bytes=3200 * each, nvme_bytes=0)
+    placement = place(shards, offload, "adamw", room, sums=False)
+    assert sum(piece.stop - piece.start for piece in placement.in_memory) == 3200

@@ -51,3 +51,13 @@ def test_nobody_is_told_to_leave_out_what_the_stack_asks_for() -> None:
     own = TrainingSpec(seq_len=64, global_batch=1)
     with pytest.raises(SpecError, match="Leave out even_stages"):
         search(tiny_model(layers=6), tiny_cluster(devices=8), own, fixed=Fixed(even_stages=True))
+
+
+def test_layers_in_pieces_of_the_sequence_keep_it_whole_on_a_rank() -> None:
+    training = TrainingSpec(seq_len=4096, global_batch=8, sequence_chunks=4)
+    kept = kept_by(Fixed(tp=2), training)
+    assert (kept.cp, kept.sequence_parallel, kept.offload_activations) == (1, False, 0)
+    assert kept_by(Fixed(), training.model_copy(update={"sequence_chunks": 1})) == Fixed()
+    found = search(tiny_model(layers=4, hidden=256), tiny_cluster(devices=4), training, fixed=Fixed(tp=2))
+    assert not found.plan.sequence_parallel
+    assert found.plan.mesh.cp == 1
