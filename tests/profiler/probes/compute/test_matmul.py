@@ -54,7 +54,8 @@ def test_flops_are_those_of_the_axes(part: MatmulPart) -> None:
 def test_no_more_memory_is_taken_than_asked_for_and_not_much_less(
     part: MatmulPart, number_format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "_scaled_mm", _result_alone)  # a CPU without such instructions takes minutes
+    for owner, name in ((torch, "_scaled_mm"), (torch.Tensor, "__matmul__")):
+        monkeypatch.setattr(owner, name, _result_alone)  # a CPU without instructions of the format takes minutes
     probe, at = _probe(part, number_format), Linear(tokens=1024, inputs=2048, outputs=3072).sizes(part)
     with LiveBytes() as live:
         work = probe.prepare(at, SteadyMachine())
@@ -64,10 +65,10 @@ def test_no_more_memory_is_taken_than_asked_for_and_not_much_less(
 
 
 def _result_alone(
-    one: torch.Tensor, other: torch.Tensor, *scales: torch.Tensor, out_dtype: torch.dtype
+    one: torch.Tensor, other: torch.Tensor, *scales: torch.Tensor, out_dtype: torch.dtype | None = None
 ) -> torch.Tensor:
-    """What a scaled matmul allocates."""
-    return torch.empty((one.shape[0], other.shape[1]), dtype=out_dtype)
+    """What a matmul allocates."""
+    return torch.empty((one.shape[0], other.shape[1]), dtype=out_dtype or one.dtype)
 
 
 def test_operands_of_a_small_matmul_change_from_run_to_run() -> None:
