@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shardwright.specs import ClusterSpec
     from shardwright.specs.model import ModelSpec
 
-_ONE_PLAN = ("report", "certify", "details", "avoid", "allow_fewer_devices")
+_ONE_PLAN = ("certify", "details", "avoid", "allow_fewer_devices")
 """Options of `plan` that are of one plan, not of a run in phases."""
 _SEARCH_SECONDS = 30.0
 """A search for another plan of a phase ends then, as one of `plan` does."""
@@ -26,7 +26,8 @@ def plan_phases(model: "ModelSpec", cluster: "ClusterSpec", given: Mapping[str, 
     from shardwright.base import SpecError
     from shardwright.costmodel.phases import write_phases_file
     from shardwright.jobs import plan_phases_job, read_given_phases
-    from shardwright.reports.plan import other_ways_notes, phases_notes
+    from shardwright.reports.pages import PhasesPage, write_phases_page
+    from shardwright.reports.plan import PhaseLine, other_ways_notes, phases_notes, phases_table
 
     for name in _ONE_PLAN:
         if given[name]:
@@ -42,20 +43,23 @@ def plan_phases(model: "ModelSpec", cluster: "ClusterSpec", given: Mapping[str, 
         time_limit=given["time_limit"],
         tell=note,
     )
-    out = given["out"]
+    out, lines = given["out"], [PhaseLine(*phase) for phase in result.phases]
     if out:
         write_phases_file(out, file)
     one, own = result.one_placement_seconds, result.own_best_seconds
+    why = [
+        *phases_notes(lines, seconds=result.seconds, build_seconds=file.switching.build_seconds),
+        *other_ways_notes(lines, seconds=result.seconds, one_placement_seconds=one, own_best_seconds=own),
+    ]
+    if given["report"]:
+        write_phases_page(given["report"], PhasesPage(file=file, phases=lines, why=why))
     if given["as_json"]:
         switches = _switches_json([phase.switch for phase in result.phases])
         planned = {"phases_file": file.model_dump(mode="json"), "switches": switches}
         print_json({**planned, "seconds": result.seconds, "one_placement_seconds": one, "own_best_seconds": own})
         return
-    lines = _print_table(result.phases)
-    for sentence in (
-        *phases_notes(lines, seconds=result.seconds, build_seconds=file.switching.build_seconds),
-        *other_ways_notes(lines, seconds=result.seconds, one_placement_seconds=one, own_best_seconds=own),
-    ):
+    console().print(phases_table(lines))
+    for sentence in why:
         typer.echo(sentence)
     if out:
         typer.echo(f"wrote {out}; train with it: shardwright run {out}")
@@ -69,16 +73,22 @@ def explain_phases(path: Path, given: Mapping[str, Any]) -> None:
         SystemExit: a plan does not fit.
     """
     from shardwright.jobs import phases_of
-    from shardwright.reports.plan import measured_phases_table, phases_notes
+    from shardwright.reports.pages import PhasesPage, write_phases_page
+    from shardwright.reports.plan import PhaseLine, measured_phases_table, phases_notes, phases_table
     from shardwright.specs import read_measurement
 
-    _refuse_for_one_plan(path, given, ("report", "pipeline_layout", "step_noise"))
+    _refuse_for_one_plan(path, given, ("pipeline_layout", "step_noise"))
     file = _read(path, given["profile"])
     measured = read_measurement(given["measurement"]) if given["measurement"] else None
     phases = phases_of(file)
     each = [explained(phase.plan_file, given, name=f"phase {number}: ") for number, phase in enumerate(file.phases, 1)]
     seconds = sum(phase.seconds + phase.switch.seconds for phase in phases)
+    lines = [PhaseLine(*phase) for phase in phases]
+    told = list(phases_notes(lines, seconds=seconds, build_seconds=file.switching.build_seconds))
     why = _why(file, phases, seconds)
+    if given["report"]:
+        page = PhasesPage(file=file, phases=lines, why=[*told, *why], measurement=measured)
+        write_phases_page(given["report"], page)
     if given["as_json"]:
         parts = [{"steps": phase.steps, **one.to_json()} for phase, one in zip(phases, each, strict=True)]
         run = {"measurement": measured.model_dump(mode="json")} if measured else {}
@@ -89,10 +99,8 @@ def explain_phases(path: Path, given: Mapping[str, Any]) -> None:
             console().rule(f"Phase {number}", align="left")
             one.print(f"phase {number}")
         console().rule("All phases", align="left")
-        for sentence in (
-            *phases_notes(_print_table(phases), seconds=seconds, build_seconds=file.switching.build_seconds),
-            *why,
-        ):
+        console().print(phases_table(lines))
+        for sentence in (*told, *why):
             typer.echo(sentence)
         if measured:
             table = measured_phases_table(file, measured, warmup_steps=measured.warmup_steps)
@@ -168,14 +176,6 @@ def _refuse_for_one_plan(path: Path, given: Mapping[str, Any], names: tuple[str,
     for name in names:
         if given[name] is not None:
             raise SpecError(f"--{name.replace('_', '-')} is for one plan; name a phase beside it, such as {path}:1")
-
-
-def _print_table(phases: "tuple[PlannedPhase, ...]") -> list[Any]:
-    from shardwright.reports.plan import PhaseLine, phases_table
-
-    lines = [PhaseLine(*phase) for phase in phases]
-    console().print(phases_table(lines))
-    return lines
 
 
 def _switches_json(switches: "list[Switch]") -> list[dict[str, Any]]:

@@ -46,7 +46,8 @@ def test_phases_are_planned_printed_and_written(command: Command, file: Path, tm
         (100, 32768, 4),
     ]
     assert phases.switching.build_seconds == 20
-    again = command("plan", "llama-3.2-1b", *JOB, "--phases", file, "--json").json()
+    again = command("plan", "llama-3.2-1b", *JOB, "--phases", file, "--json", "--report", tmp_path / "page.html").json()
+    assert "2,100 steps take " in (tmp_path / "page.html").read_text()
     assert again["phases_file"]["kind"] == "shardwright-phases"
     assert again["switches"][0] == {"kind": "none", "seconds": 0.0}
     assert again["seconds"] <= again["own_best_seconds"] * (1 + 1e-9)
@@ -145,12 +146,15 @@ def test_lengths_and_batches_are_needed_where_a_phase_lacks_them(
 
 
 def test_each_phase_is_explained_and_then_the_whole_run(command: Command, small: Path) -> None:
-    result = command("explain", small)
+    result = command("explain", small, "--report", small.parent / "page.html", "--force")
     assert result.code == 0, result
     assert result.out.index("Phase 1 ") < result.out.index("Phase 2 ") < result.out.index("All phases ")
     assert result.out.count("\nWhy\n") == 2
     assert "30 steps take " in result.out
     assert "Phase 2 begins in 20" in result.out
+    page = (small.parent / "page.html").read_text()
+    assert "30 steps take " in page
+    assert page.count("of 512") == page.count("of 1,024") == 1
     found = command("explain", small, "--json").json()
     assert [phase["steps"] for phase in found["phases"]] == [20, 10]
     assert [phase["plan_file"]["training"]["seq_len"] for phase in found["phases"]] == [512, 1024]
@@ -186,7 +190,7 @@ def test_commands_for_one_plan_take_a_phase(command: Command, small: Path, comma
     assert_one_line(command(*words(f"{small}:x")), "'x' is no number of a phase", f"{small.name}:1")
 
 
-@pytest.mark.parametrize("option", [("--report", "page.html"), ("--pipeline-layout", "Et|tL"), ("--step-noise", "0.1")])
+@pytest.mark.parametrize("option", [("--pipeline-layout", "Et|tL"), ("--step-noise", "0.1")])
 def test_what_explains_one_plan_alone_names_a_phase(command: Command, small: Path, option: tuple[str, str]) -> None:
     assert_one_line(command("explain", small, *option), option[0], f"{small}:1")
 

@@ -23,6 +23,7 @@ _SWITCH_WORDS = {
 }
 
 
+MEASURED_PHASES_COLUMNS = ("phase", "steps", "predicted step", "measured step", "difference", "last loss")
 _MORE = 1.0005
 """What is printed as 0.1% more, or above."""
 
@@ -95,10 +96,18 @@ def searched_notes(phases: Sequence[PhaseLine], *, seconds: float, found_seconds
 
 
 def measured_phases_table(phases: PhasesFile, measurement: Measurement, *, warmup_steps: int) -> Table:
-    """The step of each phase, predicted and measured: medians over its steps but the first `warmup_steps`, or over all if there are no more."""
+    """The step of each phase, predicted and measured, as `measured_phases_rows` has it."""
     table = Table(title="Phases", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("phase", "steps", "predicted step", "measured step", "difference", "last loss"):
+    for column in MEASURED_PHASES_COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
+    for cells in measured_phases_rows(phases, measurement, warmup_steps=warmup_steps):
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def measured_phases_rows(phases: PhasesFile, measurement: Measurement, *, warmup_steps: int) -> list[tuple[str, ...]]:
+    """The cells of each phase that was measured: medians over its steps but the first `warmup_steps`, or over all if there are no more."""
+    rows: list[tuple[str, ...]] = []
     for span in phases.spans:
         own = [record for record in measurement.steps if span.steps_before < record.step <= span.last_step]
         if not own:
@@ -113,8 +122,8 @@ def measured_phases_table(phases: PhasesFile, measurement: Measurement, *, warmu
             readable.signed_share(predicted / measured - 1),
             f"{own[-1].loss:.4f}",
         )
-        table.add_row(*map(Text, cells))
-    return table
+        rows.append(cells)
+    return rows
 
 
 def _more(other_seconds: float, seconds: float) -> str:

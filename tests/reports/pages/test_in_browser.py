@@ -9,7 +9,15 @@ from shardwright.catalog.cluster_file import load_cluster
 from shardwright.catalog.huggingface.load import load_model
 from shardwright.comparison.sweeps import settings_of, sweep
 from shardwright.costmodel import charged_step, estimate_plan, pass_parts, simulate_plan
-from shardwright.reports.pages import ComparisonPage, Report, Rival, Surrounding, write_comparison, write_report
+from shardwright.reports.pages import (
+    ComparisonPage,
+    Report,
+    Rival,
+    Surrounding,
+    write_comparison,
+    write_phases_page,
+    write_report,
+)
 from shardwright.reports.profile import write_profile_report
 from shardwright.reports.questions import write_answer_report
 from shardwright.specs import LayerRun, Mesh, Plan, Stage, TrainingSpec, even_stages
@@ -17,6 +25,7 @@ from shardwright.validation.pages import write_validation_report
 from shardwright.validation.scores import Validation, validate_table
 from tests.reports.chromium import Page, browser, page
 from tests.reports.made_up_profile import profile
+from tests.reports.pages.test_phases import measured, page_of
 from tests.reports.pages.test_report import measurement, report_of, timeline_of
 from tests.reports.questions.test_curve import answer
 from tests.validation.fake_costs import estimate_plan as fake_estimate
@@ -25,7 +34,7 @@ from tests.validation.made_up_rows import LLAMA_ROW, write_csv
 
 WIDTHS = {"desk": 1280, "phone": 390}
 MOST_BYTES, MOST_SECONDS = 5_000_000, 2.0
-REPORTS = ("plan", "many", "compare", "devices", "profile", "validation", "answer")
+REPORTS = ("plan", "many", "phases", "compare", "devices", "profile", "validation", "answer")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +62,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         report_of(why=["a"], timeline=timeline_of(), rivals=others, surroundings=around, measurement=measurement()),
     )
     write_report(paths["many"], many())
+    write_phases_page(paths["phases"], page_of(measured()))
     llama, job, cluster = (
         load_model("llama-3.2-1b"),
         TrainingSpec(seq_len=2048, global_batch=64),
