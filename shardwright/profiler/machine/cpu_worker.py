@@ -24,6 +24,7 @@ _LINEAR_FLOPS = sum(3 * 2.0 * tokens * inputs * outputs for tokens, inputs, outp
 _COPY_BYTES = 64 * 2**20
 _MESSAGE_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 8 * 2**20)
 _CHAIN = 64
+_LONG_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -78,18 +79,21 @@ def measure_rank(ranks: int, seconds: float) -> RankRates:
 
 
 def _timed(work: Callable[[], object], ranks: int, seconds: float) -> Timing:
-    """Repeat `work` for `seconds` after one warm-up, at least four times. All ranks start together."""
+    """Repeat `work` for `seconds` after one warm-up, at least four times, or once where the warm-up was long: a CPU without
+    instructions for bf16 takes a second for a matmul, which noise changes little. All ranks start together."""
+    began = time.perf_counter()
     work()
+    fewest = 4 if time.perf_counter() - began < max(seconds, _LONG_SECONDS) else 1
     if ranks > 1:
         dist.barrier()
     times: list[float] = []
     began, cpu_began = time.perf_counter(), time.process_time()
-    while len(times) < 4 or time.perf_counter() < began + seconds:
+    while len(times) < fewest or time.perf_counter() < began + seconds:
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
     return Timing(
-        quartile_seconds=statistics.quantiles(times, n=4)[0],
+        quartile_seconds=statistics.quantiles(times, n=4)[0] if len(times) > 1 else times[0],
         wall_seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - cpu_began,
     )
