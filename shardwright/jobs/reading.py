@@ -1,5 +1,6 @@
 """The words of a job read into specs: clusters with their reserves and profiles, the training, what the planner may choose."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -133,14 +134,24 @@ def read_training(
     return TrainingSpec.parse(values, source="training options")
 
 
+_SLOW_BF16 = 2
+"""A CPU without instructions for bf16 multiplies it 30 times more slowly than fp32. Measured rates closer than this are of one speed."""
+
+
 def _compute_format(options: Mapping[str, Any], cluster: ClusterSpec, tell: Callable[[str], object]) -> str:
     if options["precision"] != AUTO:
         return str(options["precision"])
-    peaks = [group.device.peak_flops_per_s for group in cluster.groups]
-    if all("bf16" in each for each in peaks) or not all("fp16" in each for each in peaks):
+    peaks = {group.device.name: group.device.peak_flops_per_s for group in cluster.groups}
+    fixed = "compute" in named_stack(options["stack"]).fixed_formats
+    slow = [name for name, each in peaks.items() if each.get("bf16", math.inf) < each.get("fp32", 0) / _SLOW_BF16]
+    if slow:
+        if not fixed:
+            tell(f"{slow[0]} multiplies bf16 more slowly than fp32: planned with --precision fp32")
+        return "fp32"
+    if all("bf16" in each for each in peaks.values()) or not all("fp16" in each for each in peaks.values()):
         return "bf16"
-    if "compute" not in named_stack(options["stack"]).fixed_formats:
-        lacking = next(group.device.name for group in cluster.groups if "bf16" not in group.device.peak_flops_per_s)
+    if not fixed:
+        lacking = next(name for name, each in peaks.items() if "bf16" not in each)
         tell(f"{lacking} has no bf16: planned with --precision fp16, whose loss is scaled")
     return "fp16"
 

@@ -69,6 +69,22 @@ def test_matmuls_are_in_16_bits_that_the_device_has(
     assert ("planned with --precision fp16, whose loss is scaled" in done.err) == (compute == "fp16")
 
 
+@pytest.mark.parametrize(("bf16_share", "compute"), [(0.03, "fp32"), (0.8, "bf16"), (2.0, "bf16")])
+def test_a_cpu_without_instructions_for_bf16_gets_fp32(
+    command: Command, tmp_path: Path, bf16_share: float, compute: str
+) -> None:
+    cluster = tmp_path / "cpu.toml"
+    rates = f"peak_flops_per_s = {{ fp32 = 1e11, bf16 = {bf16_share * 1e11} }}"
+    cluster.write_text(
+        f'name = "cpu"\ndevices = 1\ndevice = {{ like = "a100-sxm-80gb", name = "some CPU", {rates} }}\n'
+    )
+    job = ("--cluster", cluster, "--seq-len", "256", "--global-batch", "4", "--json")
+    done = command("plan", "qwen3-demo", *job)
+    assert done.json()["plan_file"]["training"]["precision"]["compute"] == compute
+    told = "some CPU multiplies bf16 more slowly than fp32: planned with --precision fp32"
+    assert (told in done.err) == (compute == "fp32")
+
+
 def test_a_plan_leaves_host_memory_to_the_system(command: Command, tmp_path: Path) -> None:
     """By GKE's formula, also of a memory that the user states; unless the option or the file says how much."""
     stated, given = tmp_path / "stated.toml", tmp_path / "given.toml"

@@ -91,7 +91,7 @@ PhasedGlobalBatchOption = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        help="Set the format of matmuls: bf16, fp16 (the loss is scaled), tf32, fp32, or auto: bf16, or fp16 where a device lacks it."
+        help="Set the format of matmuls: bf16, fp16 (the loss is scaled), tf32, fp32, or auto: bf16, fp16 where a device lacks it, fp32 on a CPU that lacks it."
     ),
 ]
 LinearPrecisionOption = Annotated[
