@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.adapters import ReadAdapters, is_adapter, peft_adapters, read_peft_folder
 from shardwright.executor.model import read_skeleton
+from shardwright.executor.parallel import Engine, build_engine
 from shardwright.executor.parallel import compiled as compiler
-from shardwright.executor.parallel.engine import Engine, build_engine
 from shardwright.specs.trainable import FEED_FORWARD_MODULES
 from tests.parity import updates
 from tests.parity.updates import LEARNING_RATE, SEED, STEPS, Run, batch, reference_model

@@ -12,7 +12,7 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.offload.contents import Contents
 from shardwright.executor.offload.resources.ledger import Kind, Place
 from shardwright.executor.options import RunOptions
-from shardwright.executor.parallel.engine import build_engine
+from shardwright.executor.parallel import build_engine
 from shardwright.executor.training.optimizer import host_optimizer
 from shardwright.specs.plan import Offload, Stage
 from tests.parity.updates import batch, own_share

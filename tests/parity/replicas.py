@@ -14,7 +14,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.options import RunOptions
-from shardwright.executor.parallel.engine import build_engine
+from shardwright.executor.parallel import build_engine
 from shardwright.executor.replicas import compressed, local_steps
 from shardwright.executor.replicas.buckets import buckets_of
 from shardwright.executor.replicas.exchange import mean_over

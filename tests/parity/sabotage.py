@@ -30,10 +30,11 @@ from shardwright.executor.model import (
 )
 from shardwright.executor.model.division import Region
 from shardwright.executor.model.stage_module import StageModule
-from shardwright.executor.parallel import chunked_loss, clipping, engine, pipeline, stage_builder
-from shardwright.executor.parallel.data_parallel import GradientSync
-from shardwright.executor.parallel.loss import TokenLoss
-from shardwright.executor.parallel.pipeline import TiedEmbedding
+from shardwright.executor.parallel import clipping, engine, stage_builder
+from shardwright.executor.passes import chunked_loss, pipeline
+from shardwright.executor.passes.gradient_sync import GradientSync
+from shardwright.executor.passes.loss import TokenLoss
+from shardwright.executor.passes.pipeline import TiedEmbedding
 
 
 def lose_last_microbatch() -> None:

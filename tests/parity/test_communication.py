@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.parallel.engine import build_engine
+from shardwright.executor.parallel import build_engine
 from shardwright.specs.plan import LayerRun
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.updates import batch, own_share

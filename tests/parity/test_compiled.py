@@ -8,8 +8,7 @@ import torch
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.parallel import check_compile, compiled, compiles
-from shardwright.executor.parallel.engine import build_engine
+from shardwright.executor.parallel import build_engine, check_compile, compiled, compiles
 from tests.parity import faults_of_repetition, sabotage
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.updates import SEED, TOLERANCE, Run, reference_run, train, worst_update_error

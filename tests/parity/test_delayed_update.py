@@ -15,7 +15,7 @@ from shardwright.executor.offload.engine import OffloadEngine
 from shardwright.executor.offload.hosted import InMemory
 from shardwright.executor.offload.rule import Part, UpdateRule
 from shardwright.executor.options import RunOptions
-from shardwright.executor.parallel.engine import Engine, build_engine
+from shardwright.executor.parallel import Engine, build_engine
 from shardwright.executor.training.optimizer import HostedOptimizer, host_optimizer
 from shardwright.specs.plan import Offload, Plan
 from tests.parity.cases import layers, model_config, plan, plan_file

@@ -12,9 +12,9 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.context import attention as context_attention
 from shardwright.executor.context import check_context, ring
 from shardwright.executor.model import check_documents, documents, read_skeleton, stage_module
-from shardwright.executor.parallel import accumulation, compiled
-from shardwright.executor.parallel.engine import build_engine
-from shardwright.executor.parallel.pipeline import Pipeline
+from shardwright.executor.parallel import build_engine, compiled
+from shardwright.executor.passes import accumulation
+from shardwright.executor.passes.pipeline import Pipeline
 from shardwright.specs.lengths import Lengths
 from shardwright.specs.plan import Plan
 from tests.parity.cases import SEQ_LEN, layers, model_config, plan, plan_file

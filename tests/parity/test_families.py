@@ -25,7 +25,7 @@ from shardwright.executor.model import (
 )
 from shardwright.executor.model.tensor_parallel import placements_of
 from shardwright.executor.options import RunOptions
-from shardwright.executor.parallel.split_backward import check_split_backward
+from shardwright.executor.passes.split_backward import check_split_backward
 from shardwright.executor.training.run_folder import RunFolder
 from shardwright.executor.training.trainer import Trainer
 from shardwright.planner import search

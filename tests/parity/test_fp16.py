@@ -13,8 +13,7 @@ from torch import Tensor
 
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.options import RunOptions
-from shardwright.executor.parallel import clipping, engine, precision
-from shardwright.executor.parallel.engine import Engine, build_engine
+from shardwright.executor.parallel import Engine, build_engine, clipping, engine, precision
 from shardwright.executor.parallel.precision import LossScale
 from shardwright.executor.training.optimizer import host_optimizer
 from shardwright.specs.trainable import Trainable

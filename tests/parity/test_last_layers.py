@@ -9,8 +9,7 @@ from torch import Tensor
 from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.adapters import frozen
 from shardwright.executor.model import StageModule, hugging_face_state
-from shardwright.executor.parallel import stage_builder
-from shardwright.executor.parallel.engine import build_engine
+from shardwright.executor.parallel import build_engine, stage_builder
 from shardwright.executor.run.checks import check_plan
 from tests.parity import updates
 from tests.parity.adapters import frozen_tensors

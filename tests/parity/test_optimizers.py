@@ -14,7 +14,7 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.optimizers.layerwise import LayerwiseUpdates
 from shardwright.executor.optimizers.pieces import Axis, Cut
 from shardwright.executor.options import RunOptions
-from shardwright.executor.parallel.engine import Engine, build_engine
+from shardwright.executor.parallel import Engine, build_engine
 from shardwright.executor.training.optimizer import host_optimizer
 from shardwright.specs.plan import LayerRun
 from tests.parity.cases import model_config, plan, plan_file

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.parallel.engine import build_engine
+from shardwright.executor.parallel import build_engine
 from shardwright.specs.mesh import PIPELINE_INSIDE_DATA, Mesh, MeshOrder
 from tests.parity import sabotage
 from tests.parity.cases import layers, model_config, plan, plan_file

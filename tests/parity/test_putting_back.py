@@ -4,7 +4,7 @@ import torch.distributed as dist
 
 from shardwright.executor.experts import exchange as experts
 from shardwright.executor.model import tensor_parallel
-from shardwright.executor.parallel import pipeline
+from shardwright.executor.passes import pipeline
 from tests.parity import sabotage
 from tests.parity.putting_back import PutBack
 

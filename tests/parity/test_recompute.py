@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.parallel.engine import build_engine
+from shardwright.executor.parallel import build_engine
 from shardwright.specs.plan import LayerRun, RecomputePolicy
 from tests.parity.cases import SEQ_LEN, FamilyName, layers, model_config, plan, plan_file
 from tests.parity.updates import batch, own_share

@@ -17,7 +17,7 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.loop import router_bias
 from shardwright.executor.loop.router_bias import RouterBias, check_router_bias
 from shardwright.executor.options import RunOptions
-from shardwright.executor.parallel.engine import build_engine
+from shardwright.executor.parallel import build_engine
 from shardwright.executor.training.optimizer import host_optimizer
 from tests.parity.cases import layers, plan, plan_file
 from tests.parity.families import FAMILIES

@@ -16,7 +16,7 @@ from shardwright.executor.model.hugging_face import read_skeleton
 from shardwright.executor.model.initial_weights import materialise
 from shardwright.executor.offload.contents import Contents
 from shardwright.executor.options import RunOptions
-from shardwright.executor.parallel.engine import Engine, build_engine
+from shardwright.executor.parallel import Engine, build_engine
 from shardwright.executor.training.optimizer import host_optimizer
 from tests.parity.worlds import run_again
 

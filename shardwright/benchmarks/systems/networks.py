@@ -205,7 +205,7 @@ NETWORKS = (
     System(
         "23",
         "DeepSpeed-MoE, SE-MoE",
-        "5x less cost at equal quality, and inference. Experts that differ by layer and shared experts are read; prefetch of experts from drives is not modelled.",
+        "5x less cost at equal quality, and inference. Experts that differ by layer and shared experts are read; experts are not fetched by the router's choice, because in training nearly all have tokens (docs/offload.md).",
     ),
     System(
         "28",

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from shardwright.base import SpecError
-from shardwright.executor.parallel import IGNORED_LABEL
+from shardwright.executor.passes import IGNORED_LABEL
 from shardwright.specs import Packing
 
 from .token_streams import TokenStream

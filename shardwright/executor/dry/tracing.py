@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.nn.attention.bias import CausalBias
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shardwright.executor.parallel import LOSS
+from shardwright.executor.passes import LOSS
 
 from .collectives import NAMESPACES, Collective, read_collective
 from .flops import operator_flops

@@ -13,7 +13,8 @@ from shardwright.costmodel import PlanFile, read_plan_file
 from shardwright.executor import RunOptions
 from shardwright.executor.model import read_skeleton
 from shardwright.executor.optimizers import check_clipping
-from shardwright.executor.parallel import Engine, LossFunction, build_engine
+from shardwright.executor.parallel import Engine, build_engine
+from shardwright.executor.passes import LossFunction
 from shardwright.executor.training import (
     HostedOptimizer,
     Manifest,

@@ -1,44 +1,27 @@
-"""The engine: a plan applied to a Hugging Face model on this rank, ready to compute a step's loss and gradients."""
+"""The engine: this rank's part of a plan at work, which computes a step's loss and gradients."""
 
 import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.base import SpecError
-from shardwright.costmodel import PlanFile
-from shardwright.executor import check_can_run
-from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters, check_quantised_device
-from shardwright.executor.context import attend_in_turn, see_whole_sequence, sequence_pieces
-from shardwright.executor.low_precision import Scaling, check_linear_precision
-from shardwright.executor.model import MeshRanks, Skeleton, StageModule, attend_within_documents, read_skeleton
-from shardwright.executor.offload import OffloadEngine, Room, Streams, streamed_layers
+from shardwright.executor.model import Skeleton, StageModule
+from shardwright.executor.offload import Streams
+from shardwright.executor.passes import IGNORED_LABEL, ForwardOnly, GradientSync, TiedEmbedding
 from shardwright.executor.replicas import Agreement, agreement
-from shardwright.executor.routers import RouterLoss, router_spec
-from shardwright.specs import Plan, runs_by_chunk
+from shardwright.specs import runs_by_chunk
 
-from .accumulation import Accumulation
 from .clipping import gradient_norm, gradient_norms, local_gradient, scale_gradients
-from .data_parallel import DataParallel, GradientSync
-from .forward_only import ForwardOnly
-from .loss import IGNORED_LABEL, LossFunction, TokenLoss
-from .pipeline import Pipeline, TiedEmbedding
-from .precision import COMPUTE_DTYPES, LossScale, check_precision
-from .split_backward import check_split_backward
+from .meshes import replica_group
+from .offloading import offload_engine
+from .precision import LossScale
+from .runner import hidden_example, runner_of
 from .stage_builder import StageBuilder
-
-MESH_AXES = ("pp", "dp_replicate", "dp_shard", "tp")
-"""Axes of the engine's mesh. Ranks of cp are part of dp_shard, or under ZeRO-0 of dp_replicate: their gradients are summed too."""
-
-
-class _Runner(Protocol):
-    def run(self, inputs: Tensor, labels: Tensor, places: Tensor | None) -> Tensor: ...
 
 
 class Engine:
@@ -80,8 +63,8 @@ class Engine:
             )
             for index, stage in stages.items()
         }
-        self._runner = _runner(builder, stages, syncs)
-        hidden = _hidden_example(builder) if plan.mesh.pp > 1 else None
+        self._runner = runner_of(builder, stages, syncs)
+        hidden = hidden_example(builder) if plan.mesh.pp > 1 else None
         self._forward = ForwardOnly(plan, stages, builder.loss, mesh, hidden)
         self._tied: TiedEmbedding | None = None
         self._counted = [parameter for part in self.model_parts for parameter in part.parameters()]
@@ -92,7 +75,7 @@ class Engine:
             self._tied = TiedEmbedding(mesh, copy)
             if len(plan.stages) - 1 in stages:  # the norm counts the first stage's copy
                 self._counted = [parameter for parameter in self._counted if parameter is not copy]
-        self.offload = _offload(builder, stages, folder=offload_folder, streams=offload_streams, late=copy)
+        self.offload = offload_engine(builder, stages, folder=offload_folder, streams=offload_streams, late=copy)
         self.gradient_of: Callable[[nn.Parameter], Tensor | None] = (
             local_gradient if self.offload is None else self.offload.gradient_of
         )
@@ -100,7 +83,7 @@ class Engine:
             sync.engine = self.offload
         self.agreement: Agreement | None = None
         if plan.sync.approximate:
-            self.agreement = agreement(plan, tuple(stages.values()), _replica_group(mesh), builder.device)
+            self.agreement = agreement(plan, tuple(stages.values()), replica_group(mesh), builder.device)
 
     def forward_backward(self, inputs: Tensor, labels: Tensor, places: Tensor | None = None) -> Tensor:
         """Accumulate the gradients of the mean loss over the global batch's tokens, times the loss scale, and return that loss.
@@ -224,222 +207,6 @@ class Engine:
 def _size(norm: float) -> float:
     """A norm, or infinity in place of one that is no number."""
     return math.inf if math.isnan(norm) else norm
-
-
-def build_engine(
-    plan_file: PlanFile,
-    *,
-    device: torch.device,
-    seed: int,
-    compile_layers: bool = False,
-    offload_folder: Path = Path("offload"),
-    offload_streams: Streams | None = None,
-    draw: bool = True,
-    source: nn.Module | None = None,
-    adapters: InitialAdapters | None = None,
-    loss: LossFunction | None = None,
-) -> Engine:
-    """Build this rank's part of the plan's model with initial weights drawn from `seed`, with `compile_layers` by torch.compile.
-
-    The default process group must exist, on a backend for `device`. Its ranks are those of the plan, numbered as in
-    `specs.Mesh`. Weights are the same under every plan (on devices of one type). `offload_folder` lies on the drives that a
-    plan with state on drives uses. `offload_streams`: threads of the offload engine; None: new ones. Without `draw` parameters
-    are undefined until a checkpoint or pretrained weights are loaded. `source`: a model of the same class and sizes, on every rank, whose
-    weights are taken. `adapters`: the values that adapters start from; None: those of PEFT, with a scale of 1, where the plan has adapters.
-    `loss`: in place of the cross-entropy of the labels.
-
-    Raises:
-        SpecError: the plan has a choice that is not run yet, or another number of ranks; the model is not supported, or
-            the plan does not fit it; a split backward does not run with the plan.
-    """
-    check_can_run(plan_file)
-    plan = plan_file.plan
-    if dist.get_world_size() != plan.mesh.ranks:
-        raise SpecError(
-            f"the plan is for {plan.mesh.ranks} ranks ({plan.mesh}), {dist.get_world_size()} are running; "
-            f"start {plan.mesh.ranks} or plan for {dist.get_world_size()}"
-        )
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    check_precision(plan_file.training.precision, device)
-    check_linear_precision(plan_file.training.precision, device)
-    check_quantised_device(plan_file.training.trainable, device)
-    trainable = plan_file.training.trainable
-    if adapters is None and trainable.has_adapters:
-        adapters = DrawnAdapters(AdapterSettings(rank=trainable.rank, alpha=trainable.rank), seed, device)
-    skeleton = read_skeleton(plan_file)
-    check_split_backward(plan, tied=skeleton.tied)
-    mesh = _mesh(plan, device)
-    expert_mesh = _expert_mesh(plan, device) if plan.mesh.ep > 1 else None
-    builder = StageBuilder(
-        plan_file=plan_file,
-        skeleton=skeleton,
-        mesh=mesh,
-        data_parallel=DataParallel(plan, plan_file.training.precision, mesh, expert_mesh),
-        device=device,
-        seed=seed,
-        loss=TokenLoss(
-            vocab_size=skeleton.config.vocab_size,
-            tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None,
-            chunks=plan_file.training.loss_chunks,
-            function=loss,
-        ),
-        positions=_arrange_attention(plan_file, skeleton, device),
-        pieces=sequence_pieces(plan_file, device.type),
-        expert_mesh=expert_mesh,
-        compile_layers=compile_layers,
-        draw=draw,
-        source=source,
-        adapters=adapters,
-        scaling=None if plan_file.training.precision.linear is None else Scaling(_sharing_ranks(plan, device)),
-    )
-    routers = router_spec(skeleton)
-    if routers is not None:
-        tokens = plan.micro_batch * plan_file.training.seq_len
-        builder.loss.routers = RouterLoss(
-            routers, tokens=tokens, ranks=_sharing_ranks(plan, device, ("cp",)), device=device
-        )
-    own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
-    return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)
-
-
-def _arrange_attention(plan_file: PlanFile, skeleton: Skeleton, device: torch.device) -> Tensor | None:
-    """Let attention reach over ranks or stay within documents; return the positions of this rank's tokens, None: all."""
-    plan, training = plan_file.plan, plan_file.training
-    if plan.mesh.cp > 1:
-        return see_whole_sequence(skeleton.model, plan, seq_len=training.seq_len, device_type=device.type)
-    if training.sequence_chunks > 1:
-        attend_in_turn(skeleton.model)
-    elif training.documents is not None and skeleton.config._attn_implementation == "sdpa":
-        attend_within_documents(skeleton.model)
-    return None
-
-
-def _mesh(plan: Plan, device: torch.device) -> DeviceMesh:
-    degrees = plan.mesh
-    replicas = degrees.dp_replicate * (1 if plan.zero_stage else degrees.cp)
-    shape = (degrees.pp, replicas, degrees.data_ranks // replicas, degrees.tp)
-    return _laid_out(plan, device, shape, MESH_AXES)
-
-
-def _sharing_ranks(plan: Plan, device: torch.device, axes: tuple[str, ...] = ("cp", "tp")) -> list[MeshRanks]:
-    """Return the groups of ranks that hold parts of one microbatch, those of cp, and of its weights, those of tp."""
-    degrees = plan.mesh
-    mesh = _laid_out(plan, device, (degrees.pp, degrees.dp, degrees.cp, degrees.tp), ("pp", "dp", "cp", "tp"))
-    return [MeshRanks(mesh[axis]) for axis in axes if mesh[axis].size() > 1]
-
-
-def _expert_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
-    """Return the mesh of the layers' experts, over the same ranks: dp_shard is what holds the same experts."""
-    degrees = plan.mesh
-    replicas = degrees.dp_replicate if plan.zero_stage else degrees.same_experts
-    shape = (degrees.pp, replicas, degrees.same_experts // replicas, degrees.ep, degrees.expert_tp)
-    return _laid_out(plan, device, shape, (*MESH_AXES[:-1], "ep", "etp"))
-
-
-def _replica_group(mesh: DeviceMesh) -> dist.ProcessGroup:
-    """Return a process group of the ranks with this rank's part in every replica, which nothing else uses: its exchanges may run beside
-    the steps. That of the mesh is the default group where the axis spans all ranks."""
-    lines = mesh.mesh.movedim(MESH_AXES.index("dp_replicate"), -1).flatten(0, -2)
-    own: list[int] = next(line for line in lines.tolist() if dist.get_rank() in line)
-    group: dist.ProcessGroup = dist.new_group(own, use_local_synchronization=True, group_desc="mesh_dp_replicate")
-    return group
-
-
-def _laid_out(plan: Plan, device: torch.device, shape: tuple[int, ...], axes: tuple[str, ...]) -> DeviceMesh:
-    """Return a mesh whose ranks lie as the plan's order says: neighbours along its axes are neighbours in `shape`."""
-    ranks = torch.from_numpy(plan.mesh.numbered().reshape(shape))
-    return DeviceMesh(device.type, ranks, mesh_dim_names=axes)
-
-
-def _offload(
-    builder: StageBuilder,
-    stages: Mapping[int, StageModule],
-    *,
-    folder: Path,
-    streams: Streams | None,
-    late: nn.Parameter | None,
-) -> OffloadEngine | None:
-    """Return the engine for what leaves the device, within the bytes that the plan's estimate states for this pipeline rank."""
-    plan_file = builder.plan_file
-    plan = plan_file.plan
-    shares = {stage: _activation_shares(stage, builder, len(stages)) for stage in stages.values()}
-    if not plan.offload.optimizer_fraction and not any(map(any, shares.values())):
-        return None
-    estimate, rank = plan_file.estimated(), builder.mesh.get_local_rank("pp")
-    several = plan.microbatches > 1 and (plan.zero_stage >= 2 or plan.offload.gradient_fraction > 0)
-    engine = OffloadEngine(
-        list(stages.values()),
-        plan.offload,
-        plan_file.training.optimizer,
-        room=Room(estimate.host_bytes[rank], estimate.nvme_bytes[rank] if estimate.nvme_bytes else 0.0),
-        folder=folder,
-        device=builder.device,
-        sums=several,
-        late=late,
-        streams=streams,
-    )
-    for stage, of_layers in shares.items():
-        before = None
-        for path, share in zip(stage.layer_paths, of_layers, strict=True):
-            if share:
-                layer = stage.get_submodule(path)
-                engine.activations.take(layer, share, before=before)
-                before = layer
-    return engine
-
-
-def _activation_shares(stage: StageModule, builder: StageBuilder, rank_stages: int) -> list[float]:
-    """Return the share of each layer's activations that goes to the host: the plan's, or all of the training's number of layers, evenly
-    spread over the rank's stages and layers."""
-    whole = builder.plan_file.training.activation_offload_layers
-    if not whole:
-        return [run.activation_offload for run in stage.strategies]
-    layers = len(stage.strategies)
-    return [float(goes) for goes in streamed_layers(layers, min(1.0, whole / (rank_stages * layers)))]
-
-
-def _runner(builder: StageBuilder, stages: Mapping[int, StageModule], syncs: Mapping[int, GradientSync]) -> _Runner:
-    plan, training = builder.plan_file.plan, builder.plan_file.training
-    skeleton, mesh, loss = builder.skeleton, builder.mesh, builder.loss
-    if plan.mesh.pp == 1:
-        return Accumulation(stages[0], syncs[0], loss, microbatches=plan.microbatches)
-    dtype = COMPUTE_DTYPES[training.precision.compute]
-    own_vocabulary = _own_vocabulary(plan, mesh, skeleton.config.vocab_size)
-    own_tokens = training.seq_len // plan.mesh.cp
-    logits = _example(plan.micro_batch, own_tokens, own_vocabulary, dtype=dtype)
-    if loss.chunks > 1:
-        logits = _example(1, 1, 1, dtype=torch.float32)
-    return Pipeline(
-        plan,
-        stages,
-        syncs,
-        loss,
-        mesh=mesh,
-        tokens=torch.empty(plan.micro_batch, own_tokens, dtype=torch.int64, device="meta"),
-        hidden=_hidden_example(builder),
-        logits=logits,
-    )
-
-
-def _hidden_example(builder: StageBuilder) -> Tensor:
-    """Return what stages exchange, (micro_batch, sequence / cp, or / cp / tp, hidden), on the meta device."""
-    plan, training = builder.plan_file.plan, builder.plan_file.training
-    own_tokens = training.seq_len // plan.mesh.cp
-    streamed = own_tokens // plan.mesh.tp if plan.sequence_parallel else own_tokens
-    dtype = COMPUTE_DTYPES[training.precision.compute]
-    return _example(plan.micro_batch, streamed, builder.skeleton.config.hidden_size, dtype=dtype)
-
-
-def _example(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
-
-
-def _own_vocabulary(plan: Plan, mesh: DeviceMesh, vocab_size: int) -> int:
-    """Return the rows of the vocabulary on this tp rank. DTensor cuts like
-    `torch.chunk`, so the last rank may hold fewer."""
-    chunk = -(-vocab_size // plan.mesh.tp)
-    return max(0, min(chunk, vocab_size - chunk * mesh.get_local_rank("tp")))
 
 
 def _tied_copy(stages: Mapping[int, StageModule], skeleton: Skeleton) -> nn.Parameter | None:

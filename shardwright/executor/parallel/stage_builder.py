@@ -32,12 +32,11 @@ from shardwright.executor.model import (
     unfuse,
 )
 from shardwright.executor.offload import streamed_layers
+from shardwright.executor.passes import TokenLoss, compute_loss_in_head
 from shardwright.executor.recompute import Repetition
 
-from .chunked_loss import compute_loss_in_head
 from .compiled import compile_layer
 from .data_parallel import DataParallel
-from .loss import TokenLoss
 from .precision import COMPUTE_DTYPES
 
 

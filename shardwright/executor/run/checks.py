@@ -8,7 +8,7 @@ from shardwright.executor.context import check_context, check_in_turn
 from shardwright.executor.experts import check_experts
 from shardwright.executor.model import check_documents, check_tensor_parallel, read_skeleton
 from shardwright.executor.optimizers import check_optimizer
-from shardwright.executor.parallel import check_loss_chunks, check_split_backward
+from shardwright.executor.passes import check_loss_chunks, check_split_backward
 from shardwright.executor.recompute import check_recompute
 from shardwright.executor.routers import check_router_loss
 

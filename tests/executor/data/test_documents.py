@@ -11,7 +11,7 @@ from shardwright.costmodel.plan_file import PlanFile
 from shardwright.executor.data.batches import open_plan_batches
 from shardwright.executor.data.documents import DocumentBatches, best_fit
 from shardwright.executor.options import RunOptions
-from shardwright.executor.parallel import IGNORED_LABEL
+from shardwright.executor.passes import IGNORED_LABEL
 from shardwright.specs.lengths import Lengths, Packing
 from shardwright.specs.plan import Plan
 from tests.executor.runs import losses, options, tiny

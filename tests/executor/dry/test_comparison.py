@@ -16,7 +16,7 @@ from shardwright.executor.dry import comparison
 from shardwright.executor.dry.comparison import SCALARS, SPLIT_LOSS, TOKEN_COUNTS, VOTES, dry_run
 from shardwright.executor.dry.step import trace_step
 from shardwright.executor.model import moves, tensor_parallel
-from shardwright.executor.parallel import data_parallel
+from shardwright.executor.passes import gradient_sync
 from shardwright.executor.replicas import compressed, local_steps
 from shardwright.specs import (
     PIPELINE_INSIDE_DATA,
@@ -247,12 +247,12 @@ def _twice(owner: Any, name: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 def _never_prefetch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault: FSDP gathers ahead as it does by itself, over the border between two microbatches."""
-    monkeypatch.setattr(data_parallel, "_prefetch_within_microbatch", lambda stage, **_options: None)
+    monkeypatch.setattr(gradient_sync, "_prefetch_within_microbatch", lambda stage, **_options: None)
 
 
 def _reduce_each_microbatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = data_parallel.GradientSync.before_backward
-    monkeypatch.setattr(data_parallel.GradientSync, "before_backward", lambda self, *, last: plain(self, last=True))
+    plain = gradient_sync.GradientSync.before_backward
+    monkeypatch.setattr(gradient_sync.GradientSync, "before_backward", lambda self, *, last: plain(self, last=True))
 
 
 def _send_twice(monkeypatch: pytest.MonkeyPatch) -> None:

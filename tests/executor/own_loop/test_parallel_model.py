@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile, write_plan_file
 from shardwright.executor.own_loop.parallel_model import parallelize
-from shardwright.executor.parallel.loss import LossFunction
+from shardwright.executor.passes.loss import LossFunction
 from tests.executor.runs import VOCABULARY, tiny
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, layers, plan
 from tests.parity.worlds import RankFailedError, run_world

@@ -3,7 +3,8 @@ import torch
 
 from shardwright.base.errors import SpecError
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.parallel.engine import MESH_AXES, Engine, build_engine
+from shardwright.executor.parallel import Engine, build_engine
+from shardwright.executor.parallel.meshes import MESH_AXES
 from shardwright.specs.plan import Plan
 from tests.parity.cases import GLOBAL_BATCH, SEQ_LEN, layers, model_config, plan, plan_file
 from tests.parity.worlds import run_world

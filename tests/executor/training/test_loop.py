@@ -20,7 +20,7 @@ from shardwright.executor.loop import ending
 from shardwright.executor.loop.evaluation import Evaluation, Evaluations
 from shardwright.executor.loop.wandb_log import check_wandb
 from shardwright.executor.options import RunOptions
-from shardwright.executor.parallel.engine import build_engine
+from shardwright.executor.parallel import build_engine
 from shardwright.executor.training.manifest import complete_checkpoints
 from shardwright.specs.results.measurement import read_measurement
 from tests.executor.runs import VOCABULARY, losses, options, text_file, tiny

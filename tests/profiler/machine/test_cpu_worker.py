@@ -1,5 +1,7 @@
 """How often a piece of work is timed: a noisy short one several times, a long one once."""
 
+import time
+
 import pytest
 
 from shardwright.profiler.machine import cpu_worker
@@ -18,7 +20,7 @@ def test_long_work_is_timed_once(
         now[0] += each_seconds
         calls[0] += 1
 
-    monkeypatch.setattr(cpu_worker.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     timing = cpu_worker._timed(work, ranks=1, seconds=budget_seconds)
     assert calls[0] - 1 == pytest.approx(runs, abs=1 if runs > 4 else 0)
     assert timing.quartile_seconds == pytest.approx(each_seconds)

@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from shardwright.costmodel.op_times.protocol import Operator
-from shardwright.executor.parallel.loss import TokenLoss
+from shardwright.executor.passes.loss import TokenLoss
 from shardwright.profiler.probes.compute.operator import OperatorProbe
 from shardwright.profiler.probes.compute.operator_work import BACKWARD_APART, FORWARD, Operands
 from shardwright.profiler.timing.live_bytes import LiveBytes

@@ -23,7 +23,7 @@ from shardwright.executor.model import StageModule
 from shardwright.executor.routers import RouterLoss
 from shardwright.specs import Plan, ScheduleName, splits_backward
 
-from .data_parallel import GradientSync
+from .gradient_sync import GradientSync
 from .loss import TokenLoss
 from .receive_buffers import LeanStage
 from .split_backward import SplitBackwardSchedule

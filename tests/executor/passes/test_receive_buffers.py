@@ -10,7 +10,7 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining._utils import InferenceMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from shardwright.executor.parallel.receive_buffers import LeanStage
+from shardwright.executor.passes.receive_buffers import LeanStage
 
 MICROBATCHES = 6
 META = torch.zeros(2, 8, requires_grad=True)

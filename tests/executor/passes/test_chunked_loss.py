@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig
 
 from shardwright.base.errors import SpecError
 from shardwright.executor.model import read_skeleton
-from shardwright.executor.parallel.chunked_loss import AfterHead, check_loss_chunks, compute_loss_in_head
-from shardwright.executor.parallel.loss import TokenLoss
+from shardwright.executor.passes.chunked_loss import AfterHead, check_loss_chunks, compute_loss_in_head
+from shardwright.executor.passes.loss import TokenLoss
 from tests.parity.cases import layers, model_config, plan, plan_file
 
 BATCH, TOKENS, HIDDEN, VOCABULARY = 2, 7, 8, 11

@@ -6,7 +6,7 @@ from torch.profiler import record_function
 
 from shardwright.executor.model import StageModule
 
-from .data_parallel import GradientSync
+from .gradient_sync import GradientSync
 from .loss import TokenLoss
 
 
