@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.specs import Outer, Sync
-from tests.parity.cases import layers, model_config, plan, plan_file
+from shardwright.specs import Outer, Plan, Sync
+from tests.parity import cases
+from tests.parity.cases import layers, model_config, plan_file
 from tests.parity.families import FAMILIES, OTHERS
 
 SEQ_LEN = 64
@@ -16,6 +17,11 @@ LLAMA_WIDE = model_config("llama", layers=4, vocab_size=4096)
 # a vocabulary whose parts 2 x 2 ranks divide evenly
 TIED = model_config("qwen3", layers=4, tied=True, vocab_size=96)
 MIXTRAL = FAMILIES["mixtral"]
+
+
+def plan(*stages: Any, **given: Any) -> Plan:
+    """Of one microbatch, whose trace is the fastest, unless more are asked for: where exchanges or what is kept depend on them."""
+    return cases.plan(*stages, **{"microbatches": 1, **given})
 
 
 def small(config: dict[str, Any], of_plan: Any, **options: Any) -> PlanFile:
@@ -46,7 +52,7 @@ def _low(of_plan: Any, **training: Any) -> PlanFile:
 
 
 PLANS: Mapping[str, Callable[[], PlanFile]] = {
-    "one rank": lambda: small(LLAMA, plan((layers(),))),
+    "one rank": lambda: small(LLAMA, plan((layers(),), microbatches=2)),
     "one microbatch": lambda: small(LLAMA, plan((layers(zero=3),), microbatches=1, dp_shard=2)),
     "zero 0": lambda: small(LLAMA, plan((layers(),), microbatches=4, dp_replicate=2)),
     "zero 1": lambda: small(LLAMA, plan((layers(zero=1),), microbatches=4, dp_shard=2)),
@@ -55,13 +61,11 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "zero 1, 2 and 3 by layer": lambda: small(
         LLAMA_4, plan((layers(1, zero=1), layers(1, zero=2), layers(2, zero=3)), microbatches=4, dp_shard=2)
     ),
-    "hsdp": lambda: small(LLAMA, plan((layers(zero=3),), dp_shard=2, dp_replicate=2)),
+    "hsdp": lambda: small(LLAMA, plan((layers(zero=3),), microbatches=2, dp_shard=2, dp_replicate=2)),
     "tp": lambda: small(LLAMA, plan((layers(),), microbatches=4, tp=2)),
-    "tp without sequence parallelism": lambda: small(
-        LLAMA, plan((layers(),), microbatches=4, tp=2, sequence_parallel=False)
-    ),
+    "tp without sequence parallelism": lambda: small(LLAMA, plan((layers(),), tp=2, sequence_parallel=False)),
     "tp, norms of heads": lambda: small(
-        model_config("qwen3"), plan((layers(zero=2),), microbatches=4, tp=2, dp_shard=2, sequence_parallel=False)
+        model_config("qwen3"), plan((layers(zero=2),), tp=2, dp_shard=2, sequence_parallel=False)
     ),
     "attention and feed-forward side by side over tp": lambda: small(
         FAMILIES["gpt_neox"], plan((layers(recompute="full"),), tp=2)
@@ -70,12 +74,12 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
         OTHERS["cohere"], plan((layers(),), tp=2, sequence_parallel=False)
     ),
     "full recompute": lambda: small(LLAMA, plan((layers(zero=3, recompute="full"),), microbatches=4, dp_shard=2, tp=2)),
-    "pieces of the sequence": lambda: small(LLAMA, plan((layers(2),)), sequence_chunks=4),
+    "pieces of the sequence": lambda: small(LLAMA, plan((layers(2),), microbatches=2), sequence_chunks=4),
     "pieces of the sequence over tp": lambda: small(
-        LLAMA, plan((layers(2),), tp=2, sequence_parallel=False), sequence_chunks=3
+        LLAMA, plan((layers(2),), microbatches=2, tp=2, sequence_parallel=False), sequence_chunks=3
     ),
     "pieces of the sequence, full recompute": lambda: small(
-        LLAMA, plan((layers(2, zero=3, recompute="full"),), dp_shard=2), sequence_chunks=4
+        LLAMA, plan((layers(2, zero=3, recompute="full"),), microbatches=2, dp_shard=2), sequence_chunks=4
     ),
     "tiles over tp, full recompute": lambda: small(LLAMA, plan((layers(recompute="full"),), tp=2), mlp_tiles=4),
     "tiles over tp without sequence parallelism": lambda: small(
@@ -98,9 +102,9 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "tied embedding over a pipeline": lambda: small(
         TIED, plan(*_stages(2, layers(zero=1)), microbatches=4, pp=2, dp_shard=2, tp=2)
     ),
-    "cp, all-gather": lambda: small(LLAMA, plan((layers(zero=1),), cp=4)),
+    "cp, all-gather": lambda: small(LLAMA, plan((layers(zero=1),), microbatches=2, cp=4)),
     "cp, ring": lambda: small(LLAMA, plan((layers(zero=1),), cp=4, context_parallel="ring")),
-    "cp, ulysses": lambda: small(LLAMA, plan((layers(zero=1),), cp=4, context_parallel="ulysses")),
+    "cp, ulysses": lambda: small(LLAMA, plan((layers(zero=1),), microbatches=2, cp=4, context_parallel="ulysses")),
     "cp, ulysses and a ring": lambda: small(
         LLAMA, plan((layers(zero=1),), cp=4, context_parallel="ulysses-ring", ulysses_degree=2)
     ),
@@ -112,14 +116,16 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "ep over dp and tp": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=4)),
     "ep that shares experts": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=2, etp=2)),
     "ep, full recompute": lambda: small(MIXTRAL, plan((layers(zero=2, recompute="full"),), dp_shard=2, tp=2, ep=4)),
-    "means to experts": lambda: small(MIXTRAL, plan((layers(zero=1),), dp_shard=2, ep=2), tokens_per_centroid=5),
+    "means to experts": lambda: small(
+        MIXTRAL, plan((layers(zero=1),), microbatches=2, dp_shard=2, ep=2), tokens_per_centroid=5
+    ),
     "means to experts over dp and tp, full recompute": lambda: small(
         MIXTRAL, plan((layers(zero=2, recompute="full"),), dp_shard=2, tp=2, ep=4), tokens_per_centroid=4
     ),
     "means to experts that share columns": lambda: small(
         MIXTRAL, plan((layers(zero=1),), dp_shard=2, tp=2, ep=2, etp=2), tokens_per_centroid=4
     ),
-    "loss in chunks": lambda: small(LLAMA_WIDE, plan((layers(4),)), loss_chunks=4),
+    "loss in chunks": lambda: small(LLAMA_WIDE, plan((layers(4),), microbatches=2), loss_chunks=4),
     "loss in chunks over a pipeline": lambda: small(
         LLAMA_WIDE, plan(*_stages(2, layers(2)), microbatches=4, pp=2, tp=2), loss_chunks=4
     ),
@@ -131,16 +137,20 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
         small(MIXTRAL, _agreeing(Sync(bits=1, warmup_steps=5), (layers(zero=1),), dp_shard=2, ep=2, tp=2))
     ),
     "DiLoCo over a pipeline": lambda: small(
-        LLAMA_4, _agreeing(Sync(inner_steps=8, outer=Outer()), *_stages(2, layers(zero=3)), pp=2, dp_shard=2)
+        LLAMA_4,
+        _agreeing(Sync(inner_steps=8, outer=Outer()), *_stages(2, layers(zero=3)), microbatches=2, pp=2, dp_shard=2),
     ),
     "DiLoCo with a tied embedding": lambda: small(
-        TIED, _agreeing(Sync(inner_steps=4, bits=16, outer=Outer()), *_stages(2, layers(zero=1)), pp=2, dp_shard=2)
+        TIED,
+        _agreeing(
+            Sync(inner_steps=4, bits=16, outer=Outer()), *_stages(2, layers(zero=1)), microbatches=2, pp=2, dp_shard=2
+        ),
     ),
     "Streaming DiLoCo": lambda: small(
         LLAMA, _agreeing(Sync(inner_steps=4, fragments=2, bits=4, delay=1, outer=Outer()), (layers(zero=3),), cp=2)
     ),
     "islands": lambda: small(LLAMA, _agreeing(Sync(inner_steps=None), (layers(),), tp=2)),
-    "linears in 8 bits over tp": lambda: _low(plan((layers(zero=1),), microbatches=4, tp=2, dp_shard=2)),
+    "linears in 8 bits over tp": lambda: _low(plan((layers(zero=1),), tp=2, dp_shard=2)),
     "linears in 8 bits over cp and tp, full recompute": lambda: _low(
         plan((layers(zero=3, recompute="full"),), cp=2, tp=2, dp_shard=2)
     ),
@@ -159,20 +169,18 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
 _LORA, _LAST = {"trainable": "lora:r=4"}, {"trainable": "layers:1+head"}
 _LORA_8 = {"trainable": "lora:r=8"}
 ADAPTED: Mapping[str, Callable[[], PlanFile]] = {
-    "one rank": lambda: small(LLAMA, plan((layers(2),)), **_LORA),
+    "one rank": lambda: small(LLAMA, plan((layers(2),), microbatches=2), **_LORA),
     "zero 1": lambda: small(LLAMA, plan((layers(2, zero=1),), microbatches=4, dp_shard=2), **_LORA),
     "zero 3": lambda: small(LLAMA, plan((layers(2, zero=3),), microbatches=4, dp_shard=2), **_LORA),
-    "hsdp": lambda: small(LLAMA, plan((layers(2, zero=3),), dp_shard=2, dp_replicate=2), **_LORA),
+    "hsdp": lambda: small(LLAMA, plan((layers(2, zero=3),), microbatches=2, dp_shard=2, dp_replicate=2), **_LORA),
     "tp": lambda: small(LLAMA, plan((layers(2),), microbatches=4, tp=2), **_LORA),
     "tp, zero 2": lambda: small(LLAMA, plan((layers(2, zero=2),), microbatches=4, tp=2, dp_shard=2), **_LORA),
-    "tp without sequence parallelism": lambda: small(
-        LLAMA, plan((layers(2),), microbatches=4, tp=2, sequence_parallel=False), **_LORA
-    ),
+    "tp without sequence parallelism": lambda: small(LLAMA, plan((layers(2),), tp=2, sequence_parallel=False), **_LORA),
     "pp and tp": lambda: small(
         LLAMA, plan(*_stages(2, layers(1, zero=1)), microbatches=4, pp=2, tp=2, dp_shard=2), **_LORA
     ),
     "experts": lambda: small(MIXTRAL, plan((layers(),)), **_LORA_8),
-    "experts over tp": lambda: small(MIXTRAL, plan((layers(),), microbatches=4, tp=2), **_LORA_8),
+    "experts over tp": lambda: small(MIXTRAL, plan((layers(),), tp=2), **_LORA_8),
     "ep, zero 3": lambda: small(MIXTRAL, plan((layers(zero=3),), dp_shard=4, ep=2), **_LORA_8),
     "ep over tp, full recompute": lambda: small(
         MIXTRAL, plan((layers(zero=2, recompute="full"),), dp_shard=2, tp=2, ep=4), **_LORA_8
