@@ -12,6 +12,7 @@ from shardwright.profiler.timing.number_format import random_tensor
 from shardwright.profiler.timing.probe import Sizes, UnavailableError
 from shardwright.specs.profile import Format
 from tests.profiler.kernel_trace import kernels_of
+from tests.profiler.results_alone import ResultsAlone
 from tests.profiler.steady_machine import SteadyMachine
 
 _PARTS: tuple[MatmulPart, ...] = get_args(MatmulPart)
@@ -63,7 +64,7 @@ def test_each_group_multiplies_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -
 def test_no_more_memory_is_taken_than_asked_for_and_not_much_less(part: MatmulPart, number_format: Format) -> None:
     probe = GroupedMatmulProbe(part, number_format, ())
     at = _at(part, Linear(tokens=256, inputs=1024, outputs=2048, groups=6))
-    with LiveBytes() as live:
+    with ResultsAlone(), LiveBytes() as live:
         work = probe.prepare(at, SteadyMachine())
         for _ in range(20):
             work()
@@ -112,7 +113,7 @@ class TestLoop:
     ) -> None:
         probe = LoopedMatmulProbe(part, number_format, ())
         at = _at(part, Linear(tokens=256, inputs=1024, outputs=2048, groups=6))
-        with LiveBytes() as live:
+        with ResultsAlone(), LiveBytes() as live:
             work = probe.prepare(at, SteadyMachine())
             for _ in range(20):
                 work()
