@@ -135,7 +135,7 @@ def read_training(
 
 
 _SLOW_BF16 = 2
-"""A CPU without instructions for bf16 multiplies it 30 times more slowly than fp32. Measured rates closer than this are of one speed."""
+"""A CPU without instructions for bf16 multiplies it many times more slowly than fp32. Measured rates closer than this may be of one speed."""
 
 
 def _compute_format(options: Mapping[str, Any], cluster: ClusterSpec, tell: Callable[[str], object]) -> str:

@@ -50,19 +50,10 @@ def build_engine(
         SpecError: the plan has a choice that is not run yet, or another number of ranks; the model is not supported, or
             the plan does not fit it; a split backward does not run with the plan.
     """
-    check_can_run(plan_file)
-    plan = plan_file.plan
-    if dist.get_world_size() != plan.mesh.ranks:
-        raise SpecError(
-            f"the plan is for {plan.mesh.ranks} ranks ({plan.mesh}), {dist.get_world_size()} are running; "
-            f"start {plan.mesh.ranks} or plan for {dist.get_world_size()}"
-        )
+    _check(plan_file, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    check_precision(plan_file.training.precision, device)
-    check_linear_precision(plan_file.training.precision, device)
-    check_quantised_device(plan_file.training.trainable, device)
-    trainable = plan_file.training.trainable
+    plan, trainable = plan_file.plan, plan_file.training.trainable
     if adapters is None and trainable.has_adapters:
         adapters = DrawnAdapters(AdapterSettings(rank=trainable.rank, alpha=trainable.rank), seed, device)
     skeleton = read_skeleton(plan_file)
@@ -99,3 +90,19 @@ def build_engine(
         )
     own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
     return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)
+
+
+def _check(plan_file: PlanFile, device: torch.device) -> None:
+    """
+    Raises:
+        SpecError: the plan has a choice that this executor or the device does not run, or another number of ranks.
+    """
+    check_can_run(plan_file)
+    mesh, training, running = plan_file.plan.mesh, plan_file.training, dist.get_world_size()
+    if running != mesh.ranks:
+        raise SpecError(
+            f"the plan is for {mesh.ranks} ranks ({mesh}), {running} are running; start {mesh.ranks} or plan for {running}"
+        )
+    check_precision(training.precision, device)
+    check_linear_precision(training.precision, device)
+    check_quantised_device(training.trainable, device)

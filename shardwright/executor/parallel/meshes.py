@@ -12,6 +12,7 @@ MESH_AXES = ("pp", "dp_replicate", "dp_shard", "tp")
 
 
 def dense_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
+    """Return the mesh of `MESH_AXES`, of everything but experts that ep spreads."""
     degrees = plan.mesh
     replicas = degrees.dp_replicate * (1 if plan.zero_stage else degrees.cp)
     shape = (degrees.pp, replicas, degrees.data_ranks // replicas, degrees.tp)

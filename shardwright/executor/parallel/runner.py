@@ -22,6 +22,7 @@ class Runner(Protocol):
 
 
 def runner_of(builder: StageBuilder, stages: Mapping[int, StageModule], syncs: Mapping[int, GradientSync]) -> Runner:
+    """Return what takes a step's microbatches through the stages (by index), each with its `syncs`."""
     plan, training = builder.plan_file.plan, builder.plan_file.training
     skeleton, mesh, loss = builder.skeleton, builder.mesh, builder.loss
     if plan.mesh.pp == 1:

@@ -5,17 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardwright.base import units as readable
-from shardwright.costmodel import nodes_of_ranks
-from shardwright.costmodel.op_times import CALIBRATED
 from shardwright.costmodel.phases import PhasesFile
-from shardwright.costmodel.tables import usable_bytes
 from shardwright.reports import render_page, write_page
 from shardwright.reports.charts import PARTS, Axis, Bars, Chart, Curve, Lines, Part, chart_scripts
 from shardwright.reports.plan import MEASURED_PHASES_COLUMNS, PhaseLine, choice_words, measured_phases_rows
-from shardwright.specs import ClusterSpec, Estimate, Measurement
+from shardwright.specs import ClusterSpec, Measurement
 
 from .bars import memory_marks, step_bars
-from .report import job_lines
+from .report import fullest_rank, interval_ends, job_lines
 
 COLUMNS = ("phase", "steps", "sequences", "plan", "step", "80% interval", "MFU", "peak memory", "time", "switch")
 
@@ -97,7 +94,7 @@ def _tiles(page: PhasesPage) -> list[tuple[str, str, str]]:
     switched = sum(phase.switch.seconds for phase in phases)
     whole = switched + sum(phase.steps * phase.estimate.step_seconds for phase in phases)
     tokens = sum(phase.steps * phase.training.tokens_per_step for phase in phases)
-    filled = [_fullest(phase.estimate, page.cluster) for phase in phases]
+    filled = [fullest_rank(phase.estimate, page.cluster) for phase in phases]
     number = max(range(len(phases)), key=lambda index: filled[index][1])
     rank, share = filled[number]
     return [
@@ -115,7 +112,7 @@ def _tiles(page: PhasesPage) -> list[tuple[str, str, str]]:
 
 def _between(phases: Sequence[PhaseLine], switched: float) -> str:
     """The 80% interval of the run where the model errs by as much in every phase."""
-    ends = [_interval(phase.estimate) for phase in phases]
+    ends = [interval_ends(phase.estimate) for phase in phases]
     if any(end is None for end in ends):
         return ""
     low, high = (
@@ -125,22 +122,9 @@ def _between(phases: Sequence[PhaseLine], switched: float) -> str:
     return f"80%: {readable.days(low)} to {readable.days(high)}"
 
 
-def _interval(estimate: Estimate) -> tuple[float, float] | None:
-    return next(((one.low, one.high) for one in estimate.step_seconds_intervals if abs(one.level - 0.8) < 1e-9), None)
-
-
-def _fullest(estimate: Estimate, cluster: ClusterSpec) -> tuple[int, float]:
-    """The pipeline rank that fills most of what its device can use, and that share."""
-    shares = [
-        memory.total / usable_bytes(node.device, CALIBRATED)
-        for memory, node in zip(estimate.memory, nodes_of_ranks(estimate, cluster), strict=True)
-    ]
-    return max(enumerate(shares), key=lambda one: one[1])
-
-
 def _cells(number: int, phase: PhaseLine, cluster: ClusterSpec) -> tuple[str, ...]:
-    estimate, interval = phase.estimate, _interval(phase.estimate)
-    rank, share = _fullest(estimate, cluster)
+    estimate, interval = phase.estimate, interval_ends(phase.estimate)
+    rank, share = fullest_rank(estimate, cluster)
     return (
         str(number),
         readable.count(phase.steps),
@@ -167,7 +151,7 @@ def _run_bars(phases: Sequence[PhaseLine]) -> Bars:
 
 def _memory_bars(page: PhasesPage) -> Bars:
     """What fills the fullest device of each phase at its peak."""
-    ranks = [_fullest(phase.estimate, page.cluster)[0] for phase in page.phases]
+    ranks = [fullest_rank(phase.estimate, page.cluster)[0] for phase in page.phases]
     memory = [phase.estimate.memory[rank] for phase, rank in zip(page.phases, ranks, strict=True)]
     parts = (Part(part.replace("_", " "), part, tuple(getattr(one, part) for one in memory)) for part in PARTS)
     return Bars(

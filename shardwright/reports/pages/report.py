@@ -146,13 +146,25 @@ def _step_seconds(steps: Sequence[StepRecord], predicted_seconds: float) -> Line
     return Lines(x=Axis(name="step"), y=Axis(name="seconds", unit="s"), curves=(curve,), marks=(mark,))
 
 
+def fullest_rank(estimate: Estimate, cluster: ClusterSpec) -> tuple[int, float]:
+    """The pipeline rank that fills most of what its device can use, and that share."""
+    shares = [
+        memory.total / usable_bytes(node.device, CALIBRATED)
+        for memory, node in zip(estimate.memory, nodes_of_ranks(estimate, cluster), strict=True)
+    ]
+    return max(enumerate(shares), key=lambda one: one[1])
+
+
+def interval_ends(estimate: Estimate) -> tuple[float, float] | None:
+    """The ends of the step's 80% interval, in seconds; None where there is none."""
+    return next(((one.low, one.high) for one in estimate.step_seconds_intervals if abs(one.level - 0.8) < 1e-9), None)
+
+
 def tiles(estimate: Estimate, cluster: ClusterSpec) -> list[tuple[str, str, str]]:
     """The few numbers to see first: what, value, remark."""
-    usable = [usable_bytes(node.device, CALIBRATED) for node in nodes_of_ranks(estimate, cluster)]
-    filled = [memory.total / size for memory, size in zip(estimate.memory, usable, strict=True)]
-    fullest = filled.index(max(filled))
-    interval = next((i for i in estimate.step_seconds_intervals if abs(i.level - 0.8) < 1e-9), None)
-    between = f"80%: {readable.seconds(interval.low)} to {readable.seconds(interval.high)}" if interval else ""
+    fullest, filled = fullest_rank(estimate, cluster)
+    memory_bytes = estimate.memory[fullest].total
+    between = "80%: " + " to ".join(map(readable.seconds, ends)) if (ends := interval_ends(estimate)) else ""
     each = estimate.tokens_per_s / estimate.device_count
     return [
         ("Step time", readable.seconds(estimate.step_seconds), between),
@@ -160,8 +172,8 @@ def tiles(estimate: Estimate, cluster: ClusterSpec) -> list[tuple[str, str, str]
         ("MFU", readable.share(estimate.mfu), f"HFU {readable.share(estimate.hfu)}"),
         (
             "Peak memory",
-            readable.size(estimate.memory[fullest].total),
-            f"{readable.share(filled[fullest])} of {readable.size(usable[fullest])} usable",
+            readable.size(memory_bytes),
+            f"{readable.share(filled)} of {readable.size(memory_bytes / filled)} usable",
         ),
         (
             "Cost",
