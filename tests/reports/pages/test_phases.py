@@ -44,7 +44,12 @@ def test_the_tiles_sum_up_the_phases() -> None:
     whole = 3 * first.estimate.step_seconds + second.switch.seconds + 4 * second.estimate.step_seconds
     assert second.switch.seconds > 20
     text = render_phases_page(page)
-    for words in (readable.days(whole), readable.seconds(second.switch.seconds), "in 2 phases", "Because &lt;so&gt;."):
+    tiles = {"Whole run": readable.days(whole), "Switches": readable.seconds(second.switch.seconds)}
+    for words in (
+        *(f"{what}</span><b>{value}</b>" for what, value in tiles.items()),
+        "in 2 phases",
+        "Because &lt;so&gt;.",
+    ):
         assert words in text
     tokens = 3 * first.training.tokens_per_step + 4 * second.training.tokens_per_step
     assert f"{readable.amount(tokens)} tokens" in text
@@ -72,6 +77,7 @@ def test_bars_are_the_seconds_and_bytes_of_each_phase() -> None:
         "steps": tuple(phase.steps * phase.estimate.step_seconds for phase in page.phases),
     }
     assert isinstance(memory, Bars)
+    assert run.rows == memory.rows == ("phase 1", "phase 2")
     for index, phase in enumerate(page.phases):
         fullest = max(one.total for one in phase.estimate.memory)
         assert sum(part.values[index] or 0 for part in memory.parts) == pytest.approx(fullest)
