@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from shardwright.base import SpecError
 from shardwright.costmodel import PlanFile
@@ -12,7 +13,7 @@ from shardwright.executor import check_can_run
 from shardwright.executor.adapters import AdapterSettings, DrawnAdapters, InitialAdapters, check_quantised_device
 from shardwright.executor.context import arrange_attention, sequence_pieces
 from shardwright.executor.low_precision import Scaling, check_linear_precision
-from shardwright.executor.model import read_skeleton
+from shardwright.executor.model import Skeleton, read_skeleton
 from shardwright.executor.offload import Streams
 from shardwright.executor.passes import LossFunction, TokenLoss, check_split_backward
 from shardwright.executor.routers import RouterLoss, router_spec
@@ -67,12 +68,7 @@ def build_engine(
         data_parallel=DataParallel(plan, plan_file.training.precision, mesh, of_experts),
         device=device,
         seed=seed,
-        loss=TokenLoss(
-            vocab_size=skeleton.config.vocab_size,
-            tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None,
-            chunks=plan_file.training.loss_chunks,
-            function=loss,
-        ),
+        loss=_token_loss(plan_file, skeleton, mesh, loss),
         positions=arrange_attention(plan_file, skeleton, device),
         pieces=sequence_pieces(plan_file, device.type),
         expert_mesh=of_experts,
@@ -82,14 +78,24 @@ def build_engine(
         adapters=adapters,
         scaling=None if plan_file.training.precision.linear is None else Scaling(sharing_ranks(plan, device)),
     )
+    own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
+    return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)
+
+
+def _token_loss(plan_file: PlanFile, skeleton: Skeleton, mesh: DeviceMesh, function: LossFunction | None) -> TokenLoss:
+    """Return the loss of a microbatch's tokens, with that on routers where the model has one."""
+    plan, device = plan_file.plan, torch.device(mesh.device_type)
+    found = TokenLoss(
+        vocab_size=skeleton.config.vocab_size,
+        tp_mesh=mesh["tp"] if plan.mesh.tp > 1 else None,
+        chunks=plan_file.training.loss_chunks,
+        function=function,
+    )
     routers = router_spec(skeleton)
     if routers is not None:
         tokens = plan.micro_batch * plan_file.training.seq_len
-        builder.loss.routers = RouterLoss(
-            routers, tokens=tokens, ranks=sharing_ranks(plan, device, ("cp",)), device=device
-        )
-    own = [index for index, rank in enumerate(plan.stage_ranks) if rank == mesh.get_local_rank("pp")]
-    return Engine(builder, {index: builder.build(index) for index in own}, offload_folder, offload_streams)
+        found.routers = RouterLoss(routers, tokens=tokens, ranks=sharing_ranks(plan, device, ("cp",)), device=device)
+    return found
 
 
 def _check(plan_file: PlanFile, device: torch.device) -> None:
