@@ -1,4 +1,4 @@
-"""Dry runs of three large jobs, beside what they are charged: python -m shardwright.benchmarks.dry_runs [NAME ...].
+"""Dry runs of four large jobs, beside what they are charged: python -m shardwright.benchmarks.dry_runs [NAME ...].
 
 It prints the seconds of each dry run, on the clock and of the core that it needs, how far its FLOPs are from the charged ones, and the bytes by axis: of the rank that
 differs most, over all kinds of ranks.
@@ -49,6 +49,14 @@ JOBS: Mapping[str, Job] = {
         16,
         tuple(LayerRun(count=7, zero_stage=1) for _ in range(8)),
     ),
+    "deepseek-v3": Job(
+        "deepseek-v3",
+        "h100-sxm:1024",
+        4096,
+        Mesh(pp=16, dp_shard=32, tp=2, ep=32),
+        16,
+        tuple(LayerRun(count=count, zero_stage=1, recompute="full") for count in (3, *[4] * 14, 2)),
+    ),
     "llama-8b-1m": Job(
         "llama-3.1-8b",
         "h200-sxm:64",
@@ -84,7 +92,7 @@ def lines(found: DryRun) -> list[tuple[str, ...]]:
     """Return a row for each axis: what is traced and charged on the rank where they differ most, and the difference."""
     rows: list[tuple[str, ...]] = []
     for axis in found.axes:
-        worst = max((rank.bytes_of(axis) for rank in found.ranks), key=lambda size: abs(size.difference))
+        worst = max((rank.bytes_of(axis) for rank in found.ranks), key=lambda size: (abs(size.difference), size.traced))
         shown = f"{worst.difference:+,.0f} B" if worst.difference else "equal"
         rows.append((f"bytes over {axis}", readable.size(worst.traced), readable.size(worst.charged), shown))
     flops = max((rank.flops for rank in found.ranks), key=lambda flops: abs(flops.relative_difference))

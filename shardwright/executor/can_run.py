@@ -67,10 +67,6 @@ def _check_linears(plan_file: PlanFile) -> None:
         raise SpecError(
             f"gathers in {precision.gather} can be estimated and compared, not run yet; plan without precision.gather"
         )
-    if any(isinstance(block.ffn, MixtureOfExperts) for block in plan_file.model().layer_classes):
-        raise SpecError(
-            f"experts in {precision.linear} can be estimated and compared, not run yet; plan without --linear-precision"
-        )
 
 
 def _not_run(plan: Plan, training: TrainingSpec) -> tuple[tuple[bool, str, str], ...]:

@@ -57,7 +57,7 @@ class Runs(Spec):
     `schedules`: of a pipeline; empty where it has none. `zero_stages`: 0 is plain data parallelism. `uneven_stages`: stages may
     hold different numbers of layers. `context_parallel`, `expert_dispatch`: the ways to exchange keys and values and to send
     tokens to experts; empty where there is no such axis. `split_backward`: what goes with a schedule that splits the backward.
-    `linear_formats`: lower formats of the layers' weight matmuls, and `lowers_experts` whether experts have them too. `orders`: in which the axes may lie over the machine
+    `linear_formats`: lower formats of the layers' weight matmuls, and `lowers_experts` whether experts have them too, or stay in the compute format. `orders`: in which the axes may lie over the machine
     (`Mesh.order`). `vocabulary_parallel`: how the ranks of a pipeline may share embedding and head. `loss_chunks`: head and loss may run in pieces of a microbatch (`TrainingSpec.loss_chunks`), `sequence_chunks`: dense layers may.
     `offload_fractions`: a part of the optimizer may be on the host; otherwise all of it or none. `delays_update`: the host's update may be one step late. `streams_shards`: weights that data-parallel ranks shard
     may come from the host for each pass without being gathered again. `undivided_attention`: kinds of
@@ -194,6 +194,8 @@ class Stack(Spec):
             four in its backward: softmax, zeros, exponential and their sum (torch/distributed/tensor/parallel/loss.py).
         regathers_inputs: under sequence parallelism a matmul keeps its rank's part of its input and gathers the rest again in
             the backward pass; otherwise it keeps the whole input.
+        divides_latents: under sequence parallelism projections down to latents compute with a rank's own tokens, and latents are gathered in
+            place of hidden states.
         gradients: the format in which gradients are kept and reduced, where the software fixes it.
         parameters: the format of parameters and optimizer state, where the software fixes it.
         widens_gradients: 16-bit gradients are copied to fp32 for the update, each in a tensor of its own.
@@ -298,6 +300,7 @@ class Stack(Spec):
     fp32_logit_copies: NonNegativeInt = 3
     split_logit_copies: NonNegativeInt | None = None
     regathers_inputs: bool = False
+    divides_latents: bool = False
     gradients: Literal["fp32", "bf16"] | None = None
     parameters: Literal["fp32", "bf16"] | None = None
     widens_gradients: bool = False

@@ -5,6 +5,7 @@ import pytest
 from shardwright.costmodel.charged import Charge, charged_step
 from shardwright.costmodel.plan_file import PlanFile
 from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.families import FAMILIES
 
 MICROBATCHES, LAYERS = 4, 2
 
@@ -38,6 +39,18 @@ def test_tensor_parallelism_is_charged_for_hidden_states() -> None:
     assert found["tp", "reduce_scatter"].calls == MICROBATCHES * (4 * LAYERS + 1)
     norms = 2 * LAYERS + 1  # fp32 gradients of 32 columns, once a step
     assert found["tp", "all_reduce"] == Charge(MICROBATCHES + norms, MICROBATCHES * hidden_bytes + norms * 4 * 32)
+
+
+def test_latent_attention_sums_the_gradients_of_its_latents() -> None:
+    """In place of those of hidden states: queries of 12 columns, keys and values of 16, rotary keys of 8. A layer of experts follows a dense one."""
+    given = plan_file(
+        FAMILIES["deepseek_v3"] | {"num_hidden_layers": 1},
+        plan((layers(1),), microbatches=MICROBATCHES, tp=2),
+        compute="bf16",
+    )
+    latents, hidden = (12 + 16 + 8) * 2 * 2 * 16, 32 * 2 * 2 * 16  # bf16, sequences, tokens
+    found, norms = _charges(given)["tp", "all_reduce"], 3  # fp32 gradients of 32 columns, once a step
+    assert found == Charge(MICROBATCHES * (1 + 3) + norms, MICROBATCHES * (hidden + latents) + norms * 4 * 32)
 
 
 def test_a_device_that_hides_traffic_is_charged_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

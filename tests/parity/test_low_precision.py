@@ -15,19 +15,22 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.low_precision import scaled
+from shardwright.executor.low_precision import linears, scaled
 from shardwright.executor.low_precision.linears import Scaling, scales_layer
 from shardwright.executor.parallel import stage_builder
 from shardwright.specs.plan import Plan
 from shardwright.specs.training import Precision
 from tests.parity import sabotage, updates
 from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.families import FAMILIES
 from tests.parity.updates import LEARNING_RATE, TOLERANCE, Run, batch, engine_runs, reference_model, worst_update_error
 
 FAULT = 1e-2
 """At least this much a deliberate fault changes some update; good runs are below `TOLERANCE`."""
 
 LLAMA, LLAMA_4, GPT2 = model_config("llama"), model_config("llama", layers=4), model_config("gpt2")
+SHARED_EXPERTS = FAMILIES["qwen2_moe"]
+"""Layers with experts, beside which an expert of all tokens is weighed by a linear; experts are no linears."""
 
 
 class _Case(NamedTuple):
@@ -66,6 +69,11 @@ def _cast_nothing() -> None:
     Scaling.over = lambda self, layer: None  # type: ignore[method-assign]
 
 
+def _cast_what_weighs_experts() -> None:
+    """A linear that weighs the experts of all tokens computes in 8 bits as well."""
+    linears._CHOOSE = frozenset()
+
+
 def _cast_gradients_as_inputs() -> None:
     """Gradients have more digits and a smaller range."""
     scaled.BACKWARD = scaled.FORWARD
@@ -91,6 +99,10 @@ CASES = {
         _low(LLAMA, plan(*_TWO, pp=2, tp=2, microbatches=4, schedule="zb-h1")),
         (sabotage.lose_postponed_weight_gradients,),
     ),
+    "experts over ep and tp": _Case(
+        _low(SHARED_EXPERTS, plan((layers(zero=1),), dp_shard=2, tp=2, ep=2)),
+        (_keep_own_scales, _cast_what_weighs_experts),
+    ),
     "tp and pp, layers in high precision": _Case(
         _low(LLAMA_4, plan((layers(2),), (layers(2),), pp=2, tp=2), high_precision_layers=3), (_lower_every_layer,)
     ),
@@ -102,6 +114,9 @@ FAULTS = sorted(
 REAL = {
     "one rank": _Case(_low(LLAMA, plan(_ONE)), (_cast_nothing, _cast_gradients_as_inputs)),
     "zero 3": _Case(_low(LLAMA, plan((layers(zero=3),), dp_shard=2)), (sabotage.forget_data_parallel_average,)),
+    "experts over ep": _Case(
+        _low(SHARED_EXPERTS, plan((layers(zero=1),), dp_shard=2, ep=2)), (_cast_nothing, _cast_what_weighs_experts)
+    ),
     "1f1b and zero 2": _Case(
         _low(GPT2, plan((layers(1, zero=2),), (layers(1, zero=2),), pp=2, dp_shard=2)),
         (sabotage.lose_gradient_between_stages,),
@@ -177,8 +192,8 @@ def _bend() -> None:
 
 
 def _emulate(layer: nn.Module, cast: _Cast) -> None:
-    for module in layer.modules():
-        if isinstance(module, (nn.Linear, Conv1D)):
+    for name, module in layer.named_modules():
+        if isinstance(module, (nn.Linear, Conv1D)) and not name.endswith("shared_expert_gate"):
             own: Any = module
 
             def forward(hidden: Tensor, own: Any = own) -> Tensor:

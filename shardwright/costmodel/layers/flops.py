@@ -8,7 +8,7 @@ from shardwright.specs.model import Block, FeedForward, ModelSpec
 from . import operators
 from .core import attention_core_flops
 from .frozen import Adapters
-from .recompute import of_first_half, repeated_modules, selection
+from .recompute import not_run_again, of_first_half, repeated_modules, selection
 from .traffic import joins_attention
 
 
@@ -126,10 +126,11 @@ def _repeated_flops(block: Block, model: ModelSpec, training: TrainingSpec, poli
         return inside + (before * matmuls + before**2 * core) * (policy == "full")
     if policy == "full":
         matmuls += _adapter_flops(block, model, training)
-        if not (training.software.stops_recompute_early and isinstance(block.ffn, FeedForward)):
+        if not training.software.stops_recompute_early:
             return matmuls + core
-        early = operators.not_run_again(_weight_matmuls(block, model, training), training.mlp_tiles)
-        if training.mlp_tiles > 1:
+        tiles = training.mlp_tiles if isinstance(block.ffn, FeedForward) else 1
+        early = not_run_again(block, model, tiles, _weight_matmuls(block, model, training))
+        if tiles > 1:
             early += Adapters(training, early).matmuls
         return matmuls + core - float(sum(matmul.flops for matmul in early))
     if training.recompute_modules:

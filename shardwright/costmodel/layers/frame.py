@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.costmodel.op_times import OpTimes
+from shardwright.costmodel.op_times import CollectiveName, OpTimes
 from shardwright.specs import Candidates, Stack, TrainingSpec, tp_group
-from shardwright.specs.model import MixtureOfExperts, ModelSpec, Parameter
+from shardwright.specs.model import AnyAttention, LatentAttention, MixtureOfExperts, ModelSpec, Parameter
 
 from . import operators
 from .exchanges import CountedExchanges, SummedGradients, expert_split
@@ -80,6 +80,22 @@ class WorkFrame:
         split = split + self._copy_seconds(gathered_share)
         whole = self.times.collective_seconds("all_reduce", self.hidden_bytes, group)
         return np.where(self.candidates.sequence_parallel == 1, split, whole)
+
+    def latents_spare_seconds(self, attention: AnyAttention, gathered_share: float = 1.0) -> tuple[Array, Array]:
+        """Seconds, (N,) each, by which a forward's gather and a backward's reduce-scatter are shorter where a stack gathers latents in place of
+        hidden states (`Stack.divides_latents`): of keys and values with their rotary part, and of queries, if they have one."""
+        none = np.zeros(len(self.candidates))
+        if not (self.stack.divides_latents and isinstance(attention, LatentAttention)):
+            return none, none
+        hidden, group = self.model.hidden_size, tp_group(self.candidates, self.times.node)
+        share = (attention.kv_rank + attention.rotary_size + (attention.query_rank or hidden)) / hidden
+        divided = self.candidates.sequence_parallel == 1
+
+        def spared(name: CollectiveName, size: Array) -> Array:
+            seconds = self.times.collective_seconds
+            return np.where(divided, seconds(name, size, group) - seconds(name, size * share, group), 0.0)
+
+        return spared("all_gather", self.hidden_bytes * gathered_share), spared("reduce_scatter", self.hidden_bytes)
 
     def _copy_seconds(self, gathered_share: float) -> Array:
         """(N,): seconds of joining the ranks' chunks of sequences after a gather and before a reduction (`Stack.gather_copies`)."""

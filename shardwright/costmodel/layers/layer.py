@@ -10,7 +10,7 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import exposed_beside, operator_passes
 from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group, tp_group
-from shardwright.specs.model import Block, FeedForward, LinearAttention, NoAttention
+from shardwright.specs.model import Block, FeedForward, LatentAttention, LinearAttention, MixtureOfExperts, NoAttention
 
 from . import operators
 from .core import AttentionCore, Averaging, Dispatch, HeldWeights, Launches, Passes
@@ -26,11 +26,11 @@ from .frame import WorkFrame
 from .frozen import Adapters, BaseWeights
 from .kept import LayerBytes
 from .precision import reduces_scales
-from .recompute import RepeatedModules, Selection, repeated_modules, selection
+from .recompute import RepeatedModules, Selection, not_run_again, repeated_modules, selection
 from .row import RowWork, by_policy, repeated_when_full, without_backward
 from .saved import layer_code
 from .traffic import Moving, backward_traffic, forward_traffic, joins_attention
-from .weight_matmuls import MatmulSeconds, WeightMatmuls
+from .weight_matmuls import MatmulSeconds, WeightMatmuls, stays
 
 
 class _Repeated(NamedTuple):
@@ -129,15 +129,8 @@ class LayerWork:
         """Seconds of what needs no result of routed experts: of all of a dense layer, and of a layer of experts its shared ones."""
         if isinstance(self.block.ffn, FeedForward):
             return self._passes
-        shared = self._matmuls[len(self._matmuls) - self._shared_matmuls :]
+        shared = operators.of_shared_experts(self._matmuls)
         return Passes(self._linear.forward_seconds(shared), self._linear.backward_seconds(shared))
-
-    @property
-    def _shared_matmuls(self) -> int:
-        ffn = self.block.ffn
-        if isinstance(ffn, FeedForward) or not ffn.shared_width:
-            return 0
-        return 2 if self.frame.stack.joined_projections or not ffn.gated else 3
 
     @property
     def _dense_matmuls(self) -> list[operators.Matmul]:
@@ -148,10 +141,12 @@ class LayerWork:
     def _matmuls(self) -> list[operators.Matmul]:
         frame, hidden = self.frame, self.frame.model.hidden_size
         tokens, tp = frame.tokens, frame.candidates.tp
+        joined = joins_attention(self.block, frame.model, frame.stack)
+        attention = operators.attention_matmuls(self.block, hidden, tokens, tp, joined=joined)
+        if frame.stack.divides_latents:
+            attention = operators.on_own_tokens(attention, frame.sequence_split)
         return [
-            *operators.attention_matmuls(
-                self.block, hidden, tokens, tp, joined=joins_attention(self.block, frame.model, frame.stack)
-            ),
+            *attention,
             *operators.ffn_matmuls(
                 self.block, hidden, tokens, tp, frame.experts, joined=frame.stack.joined_projections
             ),
@@ -272,18 +267,42 @@ class LayerWork:
         pair = frame.hidden_collective_seconds(lowered) + scales
         if not frame.stack.counts_exchanges:
             both = np.asarray(hidden_pairs(block, frame.candidates) * pair)
-            return LayerSeconds(both, both, both)
+            gather, reduction = frame.latents_spare_seconds(block.attention, lowered)
+            return LayerSeconds(both - gather, both - reduction, both - gather)
+        exchanged = self._counted_exchanges(pair)
+        return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
+
+    def _counted_exchanges(self, pair: Array) -> LayerSeconds:
+        frame, block = self.frame, self.block
         if isinstance(block.ffn, FeedForward) or block.parallel:
             # this project's executor divides attention and feed-forward one by one, also where both read the layer's input
             exchanged = frame.counted.dense_layer(
                 pair, np.full(len(frame.tokens), block.has_attention + block.has_ffn), self._tiles
             )
-            return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
+        else:
+            exchanged = self._expert_exchanges(block.ffn, pair)
+        if not isinstance(block.attention, LatentAttention):
+            return exchanged
+        instead = frame.counted.latent_gradients(block.attention, frame.model.hidden_size) - frame.counted.reduction
+        return exchanged._replace(backward=exchanged.backward + instead)
+
+    def _expert_exchanges(self, ffn: MixtureOfExperts, pair: Array) -> LayerSeconds:
+        frame, block = self.frame, self.block
         wide = layer_code(frame.model.family, block).routing.fp32_weights
         weight_bytes = BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes
-        return frame.counted.expert_layer(
-            block.ffn, block.has_attention * pair, weight_bytes * frame.tokens * block.ffn.top_k
-        )
+        return frame.counted.expert_layer(ffn, block.has_attention * pair, weight_bytes * frame.tokens * ffn.top_k)
+
+    @property
+    def _modules_exchanges(self) -> Array:
+        """(N,): seconds of the exchanges over tp that modules repeat."""
+        frame, ffn = self.frame, self.block.ffn
+        again, modules = np.zeros(len(frame.tokens)), set(frame.training.recompute_modules)
+        if isinstance(ffn, MixtureOfExperts) and "moe" in modules and frame.stack.counts_exchanges:
+            again = again + frame.counted.experts_again(ffn)
+        linears = {"moe", "shared_experts"} if isinstance(ffn, MixtureOfExperts) else {"mlp"}
+        if self._agreements is not None and linears & modules and self._tiles == 1:
+            again = again + self._agreements.feed_forward_seconds(tp_group)
+        return again
 
     @cached_property
     def _agreements(self) -> ScaleAgreements | None:
@@ -291,11 +310,12 @@ class LayerWork:
         frame, training = self.frame, self.frame.training
         if training.precision.linear is None or not frame.stack.agrees_on_scales:
             return None
-        feed_forward = sum(not set(FEED_FORWARD_MODULES).isdisjoint(matmul.modules) for matmul in self._matmuls)
+        lowered = [matmul for matmul in self._matmuls if not stays(matmul, training)]
+        feed_forward = sum(not set(FEED_FORWARD_MODULES).isdisjoint(matmul.modules) for matmul in lowered)
         return ScaleAgreements(
             frame.times,
             frame.candidates,
-            attention=len(self._matmuls) - feed_forward,
+            attention=len(lowered) - feed_forward,
             feed_forward=feed_forward,
             tiles=self._tiles,
             share=1 - training.high_precision_layers / frame.model.layer_count,
@@ -402,18 +422,15 @@ class LayerWork:
         """Seconds of the repeated work under each policy."""
         linear, busy, frame = self._linear, self._busy.forward, self.frame
         full = self._passes.forward
-        # the router's gradient reads the experts' outputs, so their last matmul is needed again
-        if frame.stack.stops_recompute_early and isinstance(self.block.ffn, FeedForward):
-            left_out = operators.not_run_again(self._matmuls, self._tiles)
+        if frame.stack.stops_recompute_early:
+            left_out = not_run_again(self.block, frame.model, self._tiles, self._matmuls)
             of_adapters = Adapters(frame.training, left_out).matmuls if self._tiles > 1 else []
             shorter = busy - linear.forward_seconds(left_out) - frame.plain.forward_seconds(of_adapters)
             full = frame.times.with_launches_seconds(shorter, self._kernels.forward)
         if self._modules is not None:
             again = linear.forward_seconds(list(self._modules.matmuls)) + self._moving(self._modules.traffic)
             again = again + self._core.forward * self._modules.core
-            agreed = self._agreements if "mlp" in frame.training.recompute_modules and self._tiles == 1 else None
-            gathers = np.zeros_like(full) if agreed is None else agreed.feed_forward_seconds(tp_group)
-            return _Repeated(again, full, gathers=gathers)
+            return _Repeated(again, full, gathers=self._modules_exchanges)
         if self._selection is not None:
             matmuls = linear.forward_seconds(self._selection.repeated)
             # reduced outputs are kept

@@ -61,6 +61,9 @@ class Matmul:
         return 2.0 * np.asarray(self.m, dtype=float) * self.k * self.n * self.groups
 
 
+_TO_LATENTS = (("q_a_proj",), ("kv_a_proj",))
+
+
 def attention_matmuls(block: Block, hidden: int, tokens: Number, tp: Number, *, joined: bool = True) -> list[Matmul]:
     """Return the projections of the attention, with only the columns or rows of this tp rank. Queries, keys and values come
     from one matmul where they are `joined`, else from three."""
@@ -135,6 +138,14 @@ def experts_as_the_rest(tp: Number) -> ExpertSplit:
     return ExpertSplit(ep=1, expert_tp=tp)
 
 
+def on_own_tokens(matmuls: Sequence[Matmul], sequence_split: Number) -> list[Matmul]:
+    """Return the matmuls of an attention, those down to latents with one of `sequence_split` parts of the tokens."""
+    return [
+        replace(each, m=np.asarray(each.m, dtype=float) / sequence_split) if each.modules in _TO_LATENTS else each
+        for each in matmuls
+    ]
+
+
 def ffn_matmuls(
     block: Block,
     hidden: int,
@@ -166,19 +177,15 @@ def ffn_matmuls(
     ]
 
 
+def of_shared_experts(matmuls: Sequence[Matmul]) -> list[Matmul]:
+    """Return those among the matmuls of a layer of experts through which all tokens pass."""
+    return [each for each in matmuls if not each.experts and not set(FEED_FORWARD_MODULES).isdisjoint(each.modules)]
+
+
 def tiled_again(matmuls: list[Matmul], stack: Stack) -> list[Matmul]:
     """Return those matmuls of a feed-forward that its tiles repeat in the backward pass: this project's executor stops before the last,
     whose result no gradient reads; ALST runs the whole forward again (DeepSpeed, runtime/sequence_parallel/ulysses_sp.py, TiledMLP)."""
     return matmuls[:-1] if stack.transformers_layers and stack.stops_recompute_early else matmuls
-
-
-def not_run_again(matmuls: Sequence[Matmul], tiles: int) -> list[Matmul]:
-    """Return what a full recompute that stops early leaves out of the matmuls of a dense layer: the last, whose result no gradient
-    reads. A feed-forward in `tiles` keeps their inputs alone, as each is a checkpoint of its own: the rerun stops before the last tile."""
-    if tiles == 1:
-        return list(matmuls[-1:])
-    inside = [matmul for matmul in matmuls if not set(FEED_FORWARD_MODULES).isdisjoint(matmul.modules)]
-    return [replace(matmul, m=np.asarray(matmul.m, dtype=float) / tiles) for matmul in inside]
 
 
 def _of_one_input(tokens: Number, hidden: int, widths: Sequence[Number], modules: tuple[str, ...]) -> list[Matmul]:

@@ -9,17 +9,19 @@ In transformers' layers (Stack.transformers_layers) each module is a checkpoint:
 experts its own; the core of a fused kernel is not repeated. What they free is counted tensor by tensor (saved/layer.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from shardwright.base import Array, Number
-from shardwright.specs import RecomputeModule, Stack, TrainingSpec
+from shardwright.specs import FEED_FORWARD_MODULES, RecomputeModule, Stack, TrainingSpec
 from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, ModelSpec
 
 from . import operators
 from .operators import ExpertSplit, Matmul, attention_matmuls, ffn_matmuls
+from .saved import layer_code
 from .traffic import Moving, dispatched_elements, forward_traffic
 
 _NORMS, _ROTARIES = ("layernorm", "rmsnorm", "eager_rmsnorm"), ("rotary", "eager_rotary")
@@ -119,6 +121,21 @@ def repeated_modules(
     )
 
 
+def not_run_again(block: Block, model: ModelSpec, tiles: int, matmuls: Sequence[Matmul]) -> list[Matmul]:
+    """Return what a full recompute that stops early leaves out of the `matmuls` of a layer: the last, whose result no gradient reads.
+
+    A feed-forward in `tiles` keeps their inputs alone, as each is a checkpoint of its own: the rerun stops before the last tile.
+    The router's gradient reads what routed experts return, so that only shared ones after them end a layer with a sum.
+    """
+    if isinstance(block.ffn, MixtureOfExperts):
+        ends = block.ffn.shared_width and layer_code(model.family, block).routing.shared_last
+        return list(matmuls[-1:]) if ends else []
+    if tiles == 1:
+        return list(matmuls[-1:])
+    inside = [matmul for matmul in matmuls if not set(FEED_FORWARD_MODULES).isdisjoint(matmul.modules)]
+    return [replace(matmul, m=np.asarray(matmul.m, dtype=float) / tiles) for matmul in inside]
+
+
 def modules_apart(training: TrainingSpec) -> list[RecomputeModule]:
     """Return the modules to repeat without those that something else repeats already: "moe" its parts, tiles the feed-forward."""
     modules = training.recompute_modules
@@ -160,8 +177,12 @@ class _Layer(NamedTuple):
                 return RepeatedModules(self._early(self._ffn_matmuls), self._traffic(_ACTIVATIONS), freed_bytes=freed)
             case "moe" if isinstance(ffn, MixtureOfExperts):
                 kept = operators.routed_bytes(block, training, self.model.hidden_size, self.tp, self.experts)
+                matmuls = self._ffn_matmuls
+                left_out = (
+                    not_run_again(block, self.model, 1, matmuls) if training.software.stops_recompute_early else []
+                )
                 return RepeatedModules(
-                    self._ffn_matmuls,
+                    matmuls[: len(matmuls) - len(left_out)],
                     (*self._traffic(_ACTIVATIONS), self._dispatch()),
                     exchange=True,
                     freed_bytes=kept + operators.inner_saved_bytes(block, training, self.tp, self.experts),
@@ -173,7 +194,7 @@ class _Layer(NamedTuple):
             case "shared_experts" if isinstance(ffn, MixtureOfExperts) and ffn.shared_width:
                 column = operators.inner_column_bytes(block, training)
                 return RepeatedModules(
-                    self._early(self._ffn_matmuls[-2:]),
+                    self._early(tuple(operators.of_shared_experts(self._ffn_matmuls))),
                     self._activation(ffn.shared_width),
                     freed_bytes=column * ffn.shared_width / np.asarray(self.tp, dtype=float),
                 )

@@ -20,6 +20,12 @@ _SHAPES: Mapping[MatmulPart, Callable[[Matmul], tuple[Number, Number, Number]]] 
 }
 
 
+def stays(matmul: Matmul, training: TrainingSpec) -> bool:
+    """Whether a matmul keeps the compute format where others use a lower one: a sensitive one, or that of experts with software that lowers
+    linears alone."""
+    return matmul.sensitive or (matmul.experts and not training.software.runs.lowers_experts)
+
+
 class MatmulSeconds(NamedTuple):
     """Seconds of weight matmuls in the two passes, (N,) each. `weight_gradient` is part of `backward`."""
 
@@ -32,7 +38,7 @@ class MatmulSeconds(NamedTuple):
 class WeightMatmuls:
     """Weight matmuls of every candidate, shapes (N,).
 
-    `low`: the format of all matmuls but the sensitive ones; None for the compute format. `sequence_split` (N,): ranks
+    `low`: the format of all matmuls but those that keep the compute format (`stays`); None for that of all. `sequence_split` (N,): ranks
     over which the tokens are split before the input of a matmul is gathered. `trained`: the weights have gradients.
     """
 
@@ -82,7 +88,7 @@ class WeightMatmuls:
         return np.maximum(seconds, self.times.memory_bound_seconds(moved))
 
     def _format(self, matmul: Matmul, part: MatmulPart) -> LinearFormat | None:
-        if self.low is None or matmul.sensitive:
+        if self.low is None or stays(matmul, self.training):
             return None
         plain = part == "weight_gradient" and OPERANDS[self.low].plain_weight_gradient
         return None if plain else self.low
@@ -95,7 +101,7 @@ class WeightMatmuls:
         moved = [
             operand_bytes(w, self.training, self.sequence_split, trained=self.trained)
             for w in matmuls
-            if not w.sensitive
+            if not stays(w, self.training)
         ]
         forward, backward = (sum((each[side] for each in moved), nothing) for side in (0, 1))
         return self.times.cast_seconds(forward, self.low), self.times.cast_seconds(backward, self.low)

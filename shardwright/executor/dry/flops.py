@@ -27,18 +27,38 @@ def seen_pairs(queries: int, keys: int) -> int:
 
 
 def _forward(args: tuple[Any, ...], options: Mapping[str, Any]) -> int:
-    """Scores and weighted values. Arguments: query, key, value, dropout, causal."""
-    query, key, value = args[:3]
+    """Arguments: query, key, value, dropout, causal."""
+    return _forward_flops(args[:3], args[4:5], options)
+
+
+def _efficient_forward(args: tuple[Any, ...], options: Mapping[str, Any]) -> int:
+    """Arguments: query, key, value, bias, whether sums are wanted, dropout, causal."""
+    return _forward_flops(args[:3], args[6:7], options)
+
+
+def _forward_flops(given: tuple[Tensor, ...], causal: tuple[Any, ...], options: Mapping[str, Any]) -> int:
+    """Scores and weighted values, of queries, keys and values."""
+    query, key, value = given
     sizes: int = query.shape[-1] + value.shape[-1]
-    return _of_heads(query) * _pairs(query, key, args[4:5], options) * sizes
+    return _of_heads(query) * _pairs(query, key, causal, options) * sizes
 
 
 def _backward(args: tuple[Any, ...], options: Mapping[str, Any]) -> int:
+    """Arguments: gradient, query, key, value, output, sums, dropout, causal."""
+    return _backward_flops(args[1:4], args[7:8], options)
+
+
+def _efficient_backward(args: tuple[Any, ...], options: Mapping[str, Any]) -> int:
+    """Arguments: gradient, query, key, value, bias, output, sums, two of random numbers, dropout, wanted gradients, causal."""
+    return _backward_flops(args[1:4], args[11:12], options)
+
+
+def _backward_flops(given: tuple[Tensor, ...], causal: tuple[Any, ...], options: Mapping[str, Any]) -> int:
     """Scores again, and the gradients of values, weights, queries and keys: five matmuls (Dao 2023, arXiv 2307.08691, section
-    4.1). Arguments: gradient, query, key, value, output, sums, dropout, causal."""
-    query, key, value = args[1:4]
+    4.1)."""
+    query, key, value = given
     sizes: int = 3 * query.shape[-1] + 2 * value.shape[-1]
-    return _of_heads(query) * _pairs(query, key, args[7:8], options) * sizes
+    return _of_heads(query) * _pairs(query, key, causal, options) * sizes
 
 
 def _of_heads(query: Tensor) -> int:
@@ -60,5 +80,7 @@ def _grouped(args: tuple[Any, ...], options: Mapping[str, Any]) -> int:
 _OWN: Mapping[Any, Callable[[tuple[Any, ...], Mapping[str, Any]], int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
+    torch.ops.aten._scaled_dot_product_efficient_attention: _efficient_forward,
+    torch.ops.aten._scaled_dot_product_efficient_attention_backward: _efficient_backward,
     torch.ops.aten._grouped_mm: _grouped,
 }

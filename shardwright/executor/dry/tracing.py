@@ -53,7 +53,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        with self._fake, self, _fused_causal_masks():
+        with self._fake, self, _fused_attention():
             yield
 
     @property
@@ -151,25 +151,27 @@ def _even_counts(items: int, places: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def _fused_causal_masks() -> Iterator[None]:
-    """Let a lower-right causal mask stay an argument of attention, in place of a tensor."""
-    bias: Any = CausalBias
-    dispatch = bias._dispatch
+def _fused_attention() -> Iterator[None]:
+    """Let attention stay one operator, as on a GPU, that torch computes in several on a CPU: with a lower-right causal mask, which stays an
+    argument in place of a tensor, and with values that are not as wide as queries."""
+    functional: Any = nn.functional
+    attend = functional.scaled_dot_product_attention
 
-    def fused(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor,
-        *_given: Any,
-        scale: float | None = None,
-        **_options: Any,
-    ) -> Tensor:
-        output: Tensor = _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scale)[0]
+    def fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+        lower_right, wide = isinstance(attn_mask, CausalBias), query.shape[-1] == value.shape[-1]
+        given = (query, key, value)
+        if not lower_right and (wide or attn_mask is not None):
+            output: Tensor = attend(*given, attn_mask=attn_mask, **options)
+            return output
+        causal, scale = lower_right or options.get("is_causal", False), options.get("scale")
+        if wide:
+            output = _aten._scaled_dot_product_flash_attention_for_cpu(*given, 0.0, causal, scale=scale)[0]
+        else:
+            output = _aten._scaled_dot_product_efficient_attention(*given, None, True, 0.0, causal, scale=scale)[0]
         return output
 
-    bias._dispatch = staticmethod(fused)
+    functional.scaled_dot_product_attention = fused
     try:
         yield
     finally:
-        bias._dispatch = staticmethod(dispatch)
+        functional.scaled_dot_product_attention = attend

@@ -11,6 +11,9 @@ from shardwright.executor.model import MeshRanks, StackedQueryKeyValue
 
 from .scaled import scaled_linear
 
+_CHOOSE = frozenset(("router", "gate", "shared_expert_gate"))
+"""Names of transformers' modules that choose experts, and weigh those that all tokens share."""
+
 
 def scales_layer(index: int, layers: int, high_precision: int) -> bool:
     """Whether layer `index` of `layers` computes in 8 bits where `high_precision` stay in the compute format.
@@ -29,9 +32,10 @@ class Scaling:
     ranks: Sequence[MeshRanks]
 
     def over(self, layer: nn.Module) -> None:
-        """Let every linear of a layer without experts compute in 8 bits. Biases are added in the compute format."""
-        for module in layer.modules():
-            if isinstance(module, (nn.Linear, Conv1D, StackedQueryKeyValue)):
+        """Let every linear of a layer compute in 8 bits, but those that choose and weigh experts. Experts themselves, which are no linears,
+        keep the compute format. Biases are added in it."""
+        for path, module in layer.named_modules():
+            if isinstance(module, (nn.Linear, Conv1D, StackedQueryKeyValue)) and _CHOOSE.isdisjoint(path.split(".")):
                 self._replace(module)
 
     def _replace(self, module: nn.Module) -> None:

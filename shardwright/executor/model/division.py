@@ -72,6 +72,11 @@ class Region:
     rotary_columns: int = 0
     derived: bool = False
 
+    @property
+    def sums_output(self) -> bool:
+        """Whether the output is one sum of all ranks' parts, so that each may get its own tokens of it."""
+        return self.shares_input or "latent" in self.roles.values()
+
 
 @dataclass(frozen=True)
 class LayerDivision:

@@ -51,7 +51,7 @@ def divide_layer(
     """
     for path, region in division.regions.items():
         _divide_region(layer, path, region, ranks, sequence_parallel)
-        top, scattered = layer.get_submodule(path), sequence_parallel and region.shares_input
+        top, scattered = layer.get_submodule(path), sequence_parallel and region.sums_output
         within(top, ranks.size if scattered else 1)
         _move_around(top, region, ranks, sequence_parallel)
     for path, module in layer.named_modules():
@@ -80,7 +80,8 @@ def _move_around(top: nn.Module, region: Region, ranks: Ranks, sequence_parallel
         move_input(top, GATHER_SEQUENCE if sequence_parallel else SUM_GRADIENTS, ranks)
     elif sequence_parallel:
         move_input(top, GATHER_SEQUENCE_WHOLE, ranks)
-        move_output(top, SLICE_SEQUENCE, ranks)
+        if not region.sums_output:
+            move_output(top, SLICE_SEQUENCE, ranks)
 
 
 def _divide_module(module: nn.Module, role: Role, region: Region, ranks: Ranks, sequence_parallel: bool) -> None:
@@ -100,7 +101,7 @@ def _divide_module(module: nn.Module, role: Role, region: Region, ranks: Ranks, 
     elif role == "latent":
         _share_rotary_columns(module, region.rotary_columns, ranks)
     if role in ("row", "row_sliced", "experts"):
-        scatters = sequence_parallel and region.shares_input
+        scatters = sequence_parallel and region.sums_output
         move_output(module, SCATTER_SEQUENCE if scatters else SUM, ranks)
 
 

@@ -25,14 +25,15 @@ from shardwright.specs import (
     named_stack,
     stack_names,
 )
-from shardwright.specs.model import MixtureOfExperts, ModelSpec
+from shardwright.specs.model import ModelSpec
 
 from .fixed import Fixed
+from .meshes import has_experts
 from .module_sets import module_sets
 
 # A quarter or a sixteenth of the logits is alive. More pieces save little beside the other activations.
 TRIED_LOSS_CHUNKS = (4, 16)
-UNSTATED_TRIED = 64
+UNSTATED_TRIED = 256
 """With a change that nobody asked for so many entries are tried, those of the lowest bounds, beside data parallelism alone."""
 ALL = "all"
 Unstated = Literal["loss_chunks", "recompute_modules"]
@@ -183,18 +184,18 @@ def _formats(
         SpecError: see `training_variants`.
     """
     found = list[LinearFormat]()
-    runs, what = _formats_run(model, training.stack), _linears(model, training.stack)
+    runs = named_stack(training.stack).runs.linear_formats
     for name in may_choose.linear_formats:
         if name == ALL:
             has = [each for each in runs if _refusal(cluster, training, each) is None]
             if not has:
-                raise SpecError(_no_format(model, cluster, training))
+                raise SpecError(_no_format(cluster, training))
             found += has
         elif name not in runs:
-            others = [stack for stack in stack_names() if name in _formats_run(model, stack)]
+            others = [stack for stack in stack_names() if name in named_stack(stack).runs.linear_formats]
             only = f"only in {listed(runs)}" if runs else "nor in any lower format"
             raise SpecError(
-                f"stack '{training.stack}' runs no {what} in {name}, {only}; stacks that do: {listed(others)}"
+                f"stack '{training.stack}' runs no linears in {name}, {only}; stacks that do: {listed(others)}"
             )
         elif refusal := _refusal(cluster, training, name):
             raise refusal
@@ -212,29 +213,10 @@ def _refusal(cluster: ClusterSpec, training: TrainingSpec, linear: LinearFormat)
     return None
 
 
-def _formats_run(model: ModelSpec, stack: str) -> tuple[LinearFormat, ...]:
-    """Return the formats in which a stack runs the linears of this model."""
-    runs = named_stack(stack).runs
-    return () if _has_experts(model) and not runs.lowers_experts else runs.linear_formats
-
-
-def _has_experts(model: ModelSpec) -> bool:
-    return any(isinstance(block.ffn, MixtureOfExperts) for block in model.layer_classes)
-
-
-def _linears(model: ModelSpec, stack: str) -> str:
-    runs = named_stack(stack).runs
-    left_out = runs.linear_formats and not _formats_run(model, stack)
-    return "linears of a model with experts" if left_out else "linears"
-
-
-def _no_format(model: ModelSpec, cluster: ClusterSpec, training: TrainingSpec) -> str:
-    runs, device = _formats_run(model, training.stack), cluster.node.device.name
+def _no_format(cluster: ClusterSpec, training: TrainingSpec) -> str:
+    runs, device = named_stack(training.stack).runs.linear_formats, cluster.node.device.name
     if not runs:
-        return (
-            f"stack '{training.stack}' runs no {_linears(model, training.stack)} in a lower format than {training.precision.compute}; allow none, or choose "
-            "another --stack"
-        )
+        return f"stack '{training.stack}' runs no linears in a lower format than {training.precision.compute}; allow none, or choose another --stack"
     return f"{device} has no matmuls in {listed(runs)}, which stack '{training.stack}' runs; allow no lower format"
 
 
@@ -250,7 +232,7 @@ def _means(model: ModelSpec, training: TrainingSpec, may_choose: OpenChoices) ->
         raise SpecError(
             f"stack '{training.stack}' sends every token to its experts, and {LSH_MOE} is asked for; leave it out, or plan for stack '{OWN_STACK}'"
         )
-    if not _has_experts(model):
+    if not has_experts(model):
         raise SpecError(f"{LSH_MOE} is about tokens on their way to experts, and {model.name} has none; leave it out")
     return (PER_CENTROID,)
 

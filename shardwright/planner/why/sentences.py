@@ -303,8 +303,9 @@ def _searched(found: SearchResult) -> list[str]:
         else f"none can be more than {found.gap:.2%} faster by this cost model"
     )
     ended = "" if found.complete else "; the time limit ended the search"
+    as_given = ", with the training spec as given," if found.as_given else ""
     lines.append(
-        f"Of {found.candidates_total:,} combinations of mesh, ZeRO stage, microbatch, schedule and offload {proven} "
+        f"Of {found.candidates_total:,} combinations of mesh, ZeRO stage, microbatch, schedule and offload{as_given} {proven} "
         f"({found.candidates_solved:,} had to be solved, {found.seconds:.2f} s{ended})."
     )
     return lines

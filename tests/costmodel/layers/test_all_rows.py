@@ -362,13 +362,15 @@ def test_in_this_executor_experts_sum_whole_hidden_states_over_tp() -> None:
         assert model.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(5 * one)
 
 
-def test_low_precision_halves_weight_matmuls_and_neither_router_nor_attention() -> None:
-    model = expert_work(dp_shard=8)
+@pytest.mark.parametrize(("stack", "experts"), [("shardwright", 1), ("torchtitan", 3)])
+def test_low_precision_halves_weight_matmuls_and_neither_router_nor_attention(stack: str, experts: int) -> None:
+    """Where software lowers linears alone, the shared expert; elsewhere also the two to which a token is routed."""
+    model = expert_work(stack, dp_shard=8)
     lower = model.training.model_copy(update={"precision": Precision(linear="fp8")})
     low = WorkModel(model.model, lower, model.times, model.candidates)
     block = model.model.layer_classes[0]
     saved = model.layer(block).forward_seconds - low.layer(block).forward_seconds
-    assert saved[0] == pytest.approx(2 * (ATTENTION + 3 * EXPERT) * TOKENS / 2 * 1e-12)
+    assert saved[0] == pytest.approx(2 * (ATTENTION + experts * EXPERT) * TOKENS / 2 * 1e-12)
     assert low.head().forward_seconds[0] == model.head().forward_seconds[0]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from shardwright.base.arrays import Array, Number
 from shardwright.costmodel.layers.frame import WorkFrame
+from shardwright.specs.model import LatentAttention
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import RoundTimes, small_model
 from tests.specs.test_candidates import candidates
@@ -59,3 +60,25 @@ def test_a_compiler_joins_and_casts_at_once() -> None:
     assert copied("torchtitan", linear="fp8-rowwise") == pytest.approx(2.0)
     assert copied("torchtitan-eager", linear="fp8-rowwise") == pytest.approx(4.0)
     assert copied("torchtitan", linear="fp8", share=0.5) == pytest.approx(1.0 + 2.0)
+
+
+@pytest.mark.parametrize(
+    ("stack", "query_rank", "sequence_parallel", "columns"),
+    [
+        ("megatron-core", 12, 1, HIDDEN - (12 + 16 + 8)),  # latents are gathered in place of hidden states
+        ("megatron-core", None, 1, -(16 + 8)),  # and beside them, where queries are projected from hidden states
+        ("megatron-core", 12, 0, 0),
+        ("torchtitan", 12, 1, 0),
+    ],
+)
+def test_what_gathering_latents_spares(
+    stack: str, query_rank: int | None, sequence_parallel: int, columns: int
+) -> None:
+    training = TrainingSpec(seq_len=SEQ, global_batch=8, stack=stack)
+    chosen = candidates(tp=4, micro_batch=2, sequence_parallel=sequence_parallel)
+    latent = LatentAttention(heads=4, query_rank=query_rank, kv_rank=16, plain_size=8, rotary_size=8, value_head_size=8)
+    frame = WorkFrame(small_model(), training, RoundTimes(), chosen)
+    for spared in frame.latents_spare_seconds(latent):
+        assert spared[0] * 1e9 == pytest.approx(2 * 2 * SEQ * columns)
+    lowered, reduced = frame.latents_spare_seconds(latent, 0.5)
+    assert lowered[0] == pytest.approx(reduced[0] / 2)

@@ -3,9 +3,18 @@
 import pytest
 
 from shardwright.costmodel.layers.core.documents import context_length
-from shardwright.costmodel.layers.operators import Matmul, ffn_matmuls, not_run_again, saved_bytes, score_bytes
-from shardwright.specs.model import Block, FeedForward, MultiHeadAttention
+from shardwright.costmodel.layers.operators import (
+    Matmul,
+    attention_matmuls,
+    ffn_matmuls,
+    on_own_tokens,
+    saved_bytes,
+    score_bytes,
+)
+from shardwright.costmodel.layers.recompute import not_run_again
+from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, MultiHeadAttention
 from shardwright.specs.training import Precision, TrainingSpec
+from tests.costmodel.fakes import small_model
 from tests.costmodel.layers.test_traffic import GPT, HIDDEN, KEY, LLAMA, QUERY, WIDTH
 
 
@@ -21,8 +30,30 @@ def test_a_full_recompute_leaves_out_the_last_matmul_or_the_last_tile_by_hand() 
     """10 tokens, hidden 8, width 6, gated: 2 x 10 x 8 x 6 = 960 FLOPs for each of three matmuls, of which a half is the last of 2 tiles."""
     block = Block(attention=MultiHeadAttention(heads=2, kv_heads=2, head_size=4), ffn=FeedForward(width=6, gated=True))
     layer = [Matmul(10, 8, 8, modules=("o_proj",)), *ffn_matmuls(block, 8, 10, 1, joined=False)]
-    assert [float(matmul.flops) for matmul in not_run_again(layer, 1)] == [960]
-    assert [float(matmul.flops) for matmul in not_run_again(layer, 2)] == [480, 480, 480]
+    assert [float(matmul.flops) for matmul in not_run_again(block, small_model(), 1, layer)] == [960]
+    assert [float(matmul.flops) for matmul in not_run_again(block, small_model(), 2, layer)] == [480, 480, 480]
+
+
+@pytest.mark.parametrize(
+    ("family", "shared_width", "left_out"),
+    [("deepseek_v3", 6, [960]), ("deepseek_v3", 0, []), ("ernie4_5_moe", 6, []), ("qwen2_moe", 6, [])],
+)
+def test_a_layer_of_experts_leaves_out_shared_ones_that_end_it(
+    family: str, shared_width: int, left_out: list[float]
+) -> None:
+    """As transformers writes them: ERNIE's run before the routed ones, and a gate reads those of Qwen2-MoE."""
+    ffn = MixtureOfExperts(experts=4, top_k=2, expert_width=5, shared_width=shared_width)
+    block = Block(attention=MultiHeadAttention(heads=2, kv_heads=2, head_size=4), ffn=ffn)
+    model = small_model().model_copy(update={"family": family})
+    layer = ffn_matmuls(block, 8, 10, 1, joined=False)
+    assert [float(matmul.flops) for matmul in not_run_again(block, model, 1, layer)] == left_out
+
+
+def test_projections_to_latents_compute_a_ranks_own_tokens() -> None:
+    latent = LatentAttention(heads=4, query_rank=12, kv_rank=16, plain_size=8, rotary_size=8, value_head_size=8)
+    block = Block(attention=latent, ffn=FeedForward(width=6, gated=True))
+    rows = {each.modules[0]: float(each.m) for each in on_own_tokens(attention_matmuls(block, 32, 100, 4), 4)}
+    assert rows == {"q_a_proj": 25, "kv_a_proj": 25, "q_b_proj": 100, "kv_b_proj": 100, "o_proj": 100}
 
 
 class TestKorthikanti:

@@ -45,8 +45,17 @@ def _adamw(file: PlanFile) -> PlanFile:
 _WIDE = model_config("llama", hidden_size=64, intermediate_size=96, head_dim=16)
 
 
-def _low(of_plan: Any, **training: Any) -> PlanFile:
-    given = small(_WIDE, of_plan, **training)
+LATENT = FAMILIES["deepseek_v3"]
+_WIDE_EXPERTS = FAMILIES["qwen2_moe"] | {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
+
+
+def _low(of_plan: Any, config: dict[str, Any] = _WIDE, **training: Any) -> PlanFile:
+    given = small(config, of_plan, **training)
     precision = given.training.precision.model_copy(update={"linear": "fp8"})
     return given.model_copy(update={"training": given.training.model_copy(update={"precision": precision})})
 
@@ -157,6 +166,25 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "linears in 8 bits over tp, tiles": lambda: _low(plan((layers(),), tp=2), mlp_tiles=2),
     "linears in 8 bits over tp, named modules": lambda: _low(
         plan((layers(recompute="selective"),), tp=2), recompute_modules=("mlp",)
+    ),
+    "linears in 8 bits beside experts over ep and tp": lambda: _low(
+        plan((layers(zero=1, recompute="full"),), dp_shard=2, tp=2, ep=2), _WIDE_EXPERTS
+    ),
+    "linears in 8 bits beside experts over tp, experts again": lambda: _low(
+        plan((layers(recompute="selective"),), tp=2), _WIDE_EXPERTS, recompute_modules=("moe",)
+    ),
+    "linears in 8 bits beside experts over tp, shared experts again": lambda: _low(
+        plan((layers(recompute="selective"),), tp=2), _WIDE_EXPERTS, recompute_modules=("shared_experts",)
+    ),
+    "shared experts without a gate over tp, experts again": lambda: small(
+        OTHERS["ernie4_5_moe"], plan((layers(recompute="selective"),), tp=2), recompute_modules=("moe",)
+    ),
+    "latent attention over tp": lambda: small(LATENT, plan((layers(zero=1),), tp=2, dp_shard=2)),
+    "latent attention without a latent of queries over tp, full recompute": lambda: small(
+        LATENT | {"q_lora_rank": None}, plan((layers(recompute="full"),), tp=2, sequence_parallel=False)
+    ),
+    "latent attention over cp and tp, full recompute": lambda: small(
+        LATENT, plan((layers(recompute="full"),), cp=2, tp=2)
     ),
     "a loss on routers over pp and cp": lambda: small(
         MIXTRAL | {"output_router_logits": True}, plan(*_stages(2, layers(1)), microbatches=4, pp=2, cp=2)

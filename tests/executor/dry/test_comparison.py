@@ -48,7 +48,8 @@ def test_bytes_by_axis_are_those_charged(name: str) -> None:
     for rank in found(name).ranks:
         for entry in rank.traffic:
             assert entry.bytes.traced == entry.bytes.charged, entry
-            assert "tiles" not in name or entry.calls.traced == entry.calls.charged, entry
+            if "tiles" in name or (entry.axis == "tp" and any(word in name for word in ("latent", "experts", "norms"))):
+                assert entry.calls.traced == entry.calls.charged, entry
         assert rank.flops.relative_difference == pytest.approx(0, abs=FLOPS_TOLERANCE)
 
 
@@ -89,6 +90,7 @@ def test_exchanges_of_whole_matrices_are_those_charged(of_plan: Plan) -> None:
         "pieces of the sequence",
         "pieces of the sequence over tp",
         "pieces of the sequence, full recompute",
+        "latent attention over tp",
     ],
 )
 def test_kept_activations_are_those_charged(name: str) -> None:

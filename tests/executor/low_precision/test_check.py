@@ -10,7 +10,6 @@ from shardwright.executor.can_run import check_can_run
 from shardwright.executor.low_precision import check_linear_precision, scales_layer
 from shardwright.specs.training import Precision
 from tests.parity.cases import layers, model_config, plan, plan_file
-from tests.parity.families import FAMILIES
 
 _LOW = Precision(linear="fp8")
 
@@ -36,7 +35,6 @@ def test_a_gpu_without_the_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -
             "linear precision nvfp4 can be estimated and compared, not run yet",
         ),
         (model_config("llama"), {"linear": "fp8", "gather": "fp8"}, "gathers in fp8 can be estimated"),
-        (FAMILIES["mixtral"], {"linear": "fp8"}, "experts in fp8 can be estimated"),
     ],
 )
 def test_formats_that_do_not_run_are_refused(config: dict[str, Any], precision: dict[str, Any], words: str) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 
 from shardwright.base import Array, Number
 from shardwright.costmodel.layers.recurrence import recurrence_flops
+from shardwright.costmodel.op_times import ATTENTION_BACKWARD
 from shardwright.specs import TrainingSpec
-from shardwright.specs.model import Block, LinearAttention
+from shardwright.specs.model import AnyAttention, Block, LinearAttention
 
 from .documents import document_length, keys_seen
 
@@ -22,3 +23,13 @@ def attention_core_flops(block: Block, training: TrainingSpec, tokens: Number, t
     keys = keys_seen(training, attention.window) if causal else document_length(training)
     sizes = attention.heads * (attention.head_size + attention.value_head_size)
     return 2.0 * np.asarray(tokens, dtype=float) * keys * sizes / tp
+
+
+def backward_per_forward(attention: AnyAttention) -> float:
+    """FLOPs of the backward of a fused core for each of its forward, whose two matmuls are as wide as keys and as values: scores again
+    and gradients of queries and keys are as wide as keys, those of weights and of values as values (Dao 2023, FlashAttention-2, section
+    4.1). 2.5 where both are as wide."""
+    if isinstance(attention, LinearAttention):
+        return ATTENTION_BACKWARD
+    keys, values = attention.head_size, attention.value_head_size
+    return (3 * keys + 2 * values) / (keys + values)

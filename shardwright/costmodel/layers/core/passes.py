@@ -11,12 +11,12 @@ from shardwright.costmodel.layers.frame import WorkFrame
 from shardwright.costmodel.layers.operators import Matmul
 from shardwright.costmodel.layers.recurrence import recurrence_moved_bytes
 from shardwright.costmodel.layers.saved import layer_code
-from shardwright.costmodel.op_times import ATTENTION_BACKWARD, score_passes
+from shardwright.costmodel.op_times import score_passes
 from shardwright.specs import BYTES_PER_ELEMENT
 from shardwright.specs.model import Block, LinearAttention, NoAttention
 
 from .documents import document_length, unevenness
-from .flops import attention_core_flops
+from .flops import attention_core_flops, backward_per_forward
 from .fp8 import fp8_attention_cast_bytes, fp8_attention_seconds
 
 
@@ -43,8 +43,8 @@ class AttentionCore:
             return Passes(np.zeros(len(frame.tokens)), np.zeros(len(frame.tokens)))
         if frame.training.attention == "flash" or isinstance(attention, LinearAttention):
             flops = attention_core_flops(self.block, frame.training, frame.tokens, tp, causal=True)
-            # Dao 2023 (FlashAttention-2), section 4.1: five matmuls backward for two forward.
-            return Passes(self._fused_core(flops), self._fused_core(ATTENTION_BACKWARD * flops, backward=True))
+            backward = self._fused_core(backward_per_forward(attention) * flops, backward=True)
+            return Passes(self._fused_core(flops), backward)
         batched = frame.candidates.micro_batch * attention.heads / tp
         length = float(frame.training.seq_len)
         queries = length / frame.candidates.cp

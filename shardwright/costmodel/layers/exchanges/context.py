@@ -31,7 +31,7 @@ from shardwright.specs import (
     ring_group,
     ulysses_group,
 )
-from shardwright.specs.model import AnyAttention
+from shardwright.specs.model import AnyAttention, LatentAttention
 
 from .partial_results import LocalElements, gradient_bytes_per_element, merging_bytes
 
@@ -101,6 +101,8 @@ class ContextExchange:
         outputs, heads = self._local(attention).outputs, attention.heads / chosen.tp
         copies = element * self.tokens * heads * (attention.head_size + attention.value_head_size)
         own = self.local_key_value_bytes(attention)
+        if isinstance(attention, LatentAttention):  # values are a view of what lies beside the plain elements of keys
+            own = own + element * self.tokens * heads * attention.plain_size
         gathers = chosen.context_parallel == CONTEXT_PARALLEL.index("all-gather")
         trades = chosen.context_parallel == CONTEXT_PARALLEL.index("ulysses")
         repeated = np.select([gathers, trades], [copies * (chosen.cp + 0.5) - own, copies - own], 0.0)

@@ -8,7 +8,8 @@ gather it once.
 Every rank of tp holds a router and the tokens of its layer. Experts sum their outputs whole on every rank, and the gradients of
 their inputs: hidden states, and weights of the chosen experts, in the format in which the family has them. Shared experts do the same, for each of their linears that
 reads the input. Under sequence parallelism the layer gathers the sequence before, and in the backward pass the gradients of its
-output (executor/model/tensor_parallel.py, of a region that does not share its input).
+output (executor/model/tensor_parallel.py, of a region that does not share its input). Projections to latents are whole on every rank too, so that
+the gradients of their results are summed in place of those of hidden states.
 
 Every rank holds the weights of norms whole. Under sequence parallelism each computes with its part of the tokens, so that their
 gradients are summed; so are those of norms of single heads, and of biases behind a sum over tp, in any case. So is A of an adapter
@@ -25,10 +26,12 @@ import numpy as np
 from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import CollectiveName, OpTimes
 from shardwright.specs import Candidates, Precision, expert_tp_group, tp_group
-from shardwright.specs.model import MixtureOfExperts, Parameter
+from shardwright.specs.model import LatentAttention, MixtureOfExperts, Parameter
 
 _OF_HIDDEN_STATES = ("norm.", "head.norm")
 _OF_PARTS = ("attention.qk_norm", "attention.output_bias", "ffn.down_bias")
+_TENSORS = {"attention.qk_norm": 2}
+"""Tensors that a parameter of the cost model stands for: norms of queries and of keys."""
 
 
 class EndSeconds(NamedTuple):
@@ -85,13 +88,28 @@ class CountedExchanges(NamedTuple):
         return LayerSeconds(forward, backward, forward - piece)
 
     def expert_layer(self, ffn: MixtureOfExperts, pair: Array, weight_bytes: Array) -> LayerSeconds:
-        """A layer of experts; `pair` is that of attention, `weight_bytes` (N,) those of the chosen experts of a microbatch."""
+        """A layer of experts; `pair` is that of attention, `weight_bytes` (N,) those of the chosen experts of a microbatch.
+
+        A layer that runs again leaves out its last sum, unless the gate of the shared experts reads it.
+        """
         whole = self._seconds("all_reduce", self.hidden_bytes)
         weights = self._seconds("all_reduce", weight_bytes)
         outputs, inputs = (1, 1 + ffn.gated) if ffn.shared_width else (0, 0)
         forward = pair + self._gather + (1 + outputs) * whole
         backward = pair + self._gather + (1 + inputs) * whole + weights
-        return LayerSeconds(forward, backward, forward - whole)
+        return LayerSeconds(forward, backward, forward if ffn.shared_gate else forward - whole)
+
+    def experts_again(self, ffn: MixtureOfExperts) -> Array:
+        """(N,): sums that experts repeat where they alone run again: up to the last tensor that a backward reads, which is the shared
+        experts' sum where a gate weighs it, their inner columns where none does, and else the input of the routed experts' sum."""
+        sums = 1 + ffn.shared_gate if ffn.shared_width else 0
+        return sums * self._seconds("all_reduce", self.hidden_bytes)
+
+    def latent_gradients(self, attention: LatentAttention, hidden: int) -> Array:
+        """(N,): sums of gradients in the backward pass of latent attention, in place of that of its input: of what its divided
+        projections read, latents of keys and values and of queries (or hidden states), and of the rotary part of all heads' keys."""
+        widths = (attention.kv_rank, attention.rotary_size, attention.query_rank or hidden)
+        return np.asarray(sum(self._seconds("all_reduce", self.hidden_bytes * (width / hidden)) for width in widths))
 
     @property
     def reduction(self) -> Array:
@@ -107,7 +125,12 @@ class CountedExchanges(NamedTuple):
         """One all-reduce for each of `weights` that every rank holds whole and computes with a part of what it acts on."""
 
         split = [float(weight.elements) for weight in weights if weight.name.startswith(_OF_HIDDEN_STATES)]
-        parts = [float(w.elements) for w in weights if w.name.startswith(_OF_PARTS) and not w.split]
+        whole = [weight for weight in weights if weight.name.startswith(_OF_PARTS) and not weight.split]
+        parts = [
+            weight.elements / _TENSORS.get(weight.name, 1)
+            for weight in whole
+            for _ in range(_TENSORS.get(weight.name, 1))
+        ]
         of_tokens, of_parts = self.summed_matrices(split, precision), self.summed_matrices(parts, precision)
         return SummedGradients(
             *(

@@ -22,6 +22,7 @@ class Routing:
         token_bytes: for each token: the fp32 sum by which weights are normalised.
         fp32_weights: experts' outputs are multiplied by fp32 weights; otherwise by weights in the compute format.
         keeps_choices: the softmax runs over the chosen experts only, and its result in the compute format is kept.
+        shared_last: shared experts run after the others, and nothing reads their output but a sum.
     """
 
     fp32: bool = False
@@ -30,6 +31,7 @@ class Routing:
     token_bytes: float = 0.0
     fp32_weights: bool = False
     keeps_choices: bool = False
+    shared_last: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +74,9 @@ class LayerCode:
 
 
 _GEMMA = LayerCode(weighs_in_fp32=True, adds_one=True)
-_DEEPSEEK = LayerCode(joins_rotated=True, routing=Routing(fp32=True, fp32_weights=True))
+_DEEPSEEK = LayerCode(joins_rotated=True, routing=Routing(fp32=True, fp32_weights=True, shared_last=True))
 _NORMALISED = Routing(choice_bytes=4.0, token_bytes=4.0, fp32_weights=True)
+_NORMALISED_DEEPSEEK = replace(_NORMALISED, fp32=True, expert_bytes=5.0, shared_last=True)
 
 _FAMILIES: Mapping[str, LayerCode] = {
     "bamba": LayerCode(joins_rotated=True),
@@ -81,7 +84,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
     "cohere": LayerCode(),
     "cohere2": LayerCode(),
     "deepseek_v2": _DEEPSEEK,
-    "deepseek_v3": replace(_DEEPSEEK, routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0)),
+    "deepseek_v3": replace(_DEEPSEEK, routing=_NORMALISED_DEEPSEEK),
     "falcon": LayerCode(compute_softmax=True),
     "gemma": _GEMMA,
     "gemma2": replace(_GEMMA, caps_scores=True, caps_logits=True),
@@ -93,7 +96,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
         routing=replace(_NORMALISED, fp32=True, token_bytes=8.0, fp32_weights=False),
     ),
     "glm4": LayerCode(joins_rotated=True, rotary_tables=1.0),
-    "glm4_moe": LayerCode(joins_rotated=True, routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0)),
+    "glm4_moe": LayerCode(joins_rotated=True, routing=_NORMALISED_DEEPSEEK),
     "gpt2": LayerCode(joined_projection=True, rotates=False, compute_softmax=True),
     "gpt_neox": LayerCode(joined_projection=True, joins_rotated=True),
     "gpt_oss": LayerCode(
@@ -112,7 +115,7 @@ _FAMILIES: Mapping[str, LayerCode] = {
         weighs_in_fp32=True,
         widens_weight=True,
         rotates=False,
-        routing=replace(_NORMALISED, fp32=True, expert_bytes=5.0),
+        routing=_NORMALISED_DEEPSEEK,
     ),
     "olmo2": LayerCode(weighs_in_fp32=True),
     "olmo3": LayerCode(weighs_in_fp32=True),
