@@ -10,7 +10,7 @@ import numpy as np
 from shardwright.base import Array
 from shardwright.costmodel.op_times import exposed_beside, operator_passes
 from shardwright.specs import BYTES_PER_ELEMENT, FEED_FORWARD_MODULES, cp_group, tp_group
-from shardwright.specs.model import Block, FeedForward, LatentAttention, LinearAttention, MixtureOfExperts, NoAttention
+from shardwright.specs.model import Block, FeedForward, LinearAttention, MixtureOfExperts, NoAttention
 
 from . import operators
 from .core import AttentionCore, Averaging, Dispatch, HeldWeights, Launches, Passes
@@ -269,28 +269,10 @@ class LayerWork:
             both = np.asarray(hidden_pairs(block, frame.candidates) * pair)
             gather, reduction = frame.latents_spare_seconds(block.attention, lowered)
             return LayerSeconds(both - gather, both - reduction, both - gather)
-        exchanged = self._counted_exchanges(pair)
-        return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
-
-    def _counted_exchanges(self, pair: Array) -> LayerSeconds:
-        frame, block = self.frame, self.block
-        if isinstance(block.ffn, FeedForward) or block.parallel:
-            # this project's executor divides attention and feed-forward one by one, also where both read the layer's input
-            exchanged = frame.counted.dense_layer(
-                pair, np.full(len(frame.tokens), block.has_attention + block.has_ffn), self._tiles
-            )
-        else:
-            exchanged = self._expert_exchanges(block.ffn, pair)
-        if not isinstance(block.attention, LatentAttention):
-            return exchanged
-        instead = frame.counted.latent_gradients(block.attention, frame.model.hidden_size) - frame.counted.reduction
-        return exchanged._replace(backward=exchanged.backward + instead)
-
-    def _expert_exchanges(self, ffn: MixtureOfExperts, pair: Array) -> LayerSeconds:
-        frame, block = self.frame, self.block
         wide = layer_code(frame.model.family, block).routing.fp32_weights
-        weight_bytes = BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes
-        return frame.counted.expert_layer(ffn, block.has_attention * pair, weight_bytes * frame.tokens * ffn.top_k)
+        weight_bytes = frame.tokens * (BYTES_PER_ELEMENT["fp32"] if wide else frame.element_bytes)
+        exchanged = frame.counted.layer(block, pair, frame.model.hidden_size, weight_bytes, self._tiles)
+        return exchanged if self._agreements is None else exchanged.plus(self._agreements.seconds(tp_group))
 
     @property
     def _modules_exchanges(self) -> Array:

@@ -183,6 +183,7 @@ PLANS: Mapping[str, Callable[[], PlanFile]] = {
     "latent attention without a latent of queries over tp, full recompute": lambda: small(
         LATENT | {"q_lora_rank": None}, plan((layers(recompute="full"),), tp=2, sequence_parallel=False)
     ),
+    "latent attention over cp": lambda: small(LATENT, plan((layers(),), cp=2)),
     "latent attention over cp and tp, full recompute": lambda: small(
         LATENT, plan((layers(recompute="full"),), cp=2, tp=2)
     ),

@@ -91,6 +91,7 @@ def test_exchanges_of_whole_matrices_are_those_charged(of_plan: Plan) -> None:
         "pieces of the sequence over tp",
         "pieces of the sequence, full recompute",
         "latent attention over tp",
+        "latent attention over cp",
     ],
 )
 def test_kept_activations_are_those_charged(name: str) -> None:

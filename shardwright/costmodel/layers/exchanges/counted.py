@@ -26,7 +26,7 @@ import numpy as np
 from shardwright.base import Array, Number
 from shardwright.costmodel.op_times import CollectiveName, OpTimes
 from shardwright.specs import Candidates, Precision, expert_tp_group, tp_group
-from shardwright.specs.model import LatentAttention, MixtureOfExperts, Parameter
+from shardwright.specs.model import Block, FeedForward, LatentAttention, MixtureOfExperts, Parameter
 
 _OF_HIDDEN_STATES = ("norm.", "head.norm")
 _OF_PARTS = ("attention.qk_norm", "attention.output_bias", "ffn.down_bias")
@@ -77,8 +77,21 @@ class CountedExchanges(NamedTuple):
     def head(self) -> EndSeconds:
         return EndSeconds(self._gather, self.reduction)
 
-    def dense_layer(self, pair: Array, sublayers: Array, tiles: int = 1) -> LayerSeconds:
-        """`pair` (N,): seconds of a gather and a reduction, one pair for each of `sublayers`.
+    def layer(self, block: Block, pair: Array, hidden: int, weight_bytes: Array, tiles: int) -> LayerSeconds:
+        """A layer; `pair` (N,): seconds of a gather and a reduction of hidden states of `hidden` columns, `weight_bytes` (N,): of one chosen
+        expert's weight for each token of a microbatch, `tiles`: of a dense feed-forward."""
+        if isinstance(block.ffn, FeedForward) or block.parallel:
+            # attention and feed-forward are divided one by one, also where both read the layer's input
+            exchanged = self.dense_layer(pair, block.has_attention + block.has_ffn, tiles)
+        else:
+            exchanged = self.expert_layer(block.ffn, block.has_attention * pair, weight_bytes * block.ffn.top_k)
+        if not isinstance(block.attention, LatentAttention):
+            return exchanged
+        instead = self.latent_gradients(block.attention, hidden) - self.reduction
+        return exchanged._replace(backward=exchanged.backward + instead)
+
+    def dense_layer(self, pair: Array, sublayers: int, tiles: int = 1) -> LayerSeconds:
+        """One `pair` for each of `sublayers`.
 
         A feed-forward in `tiles` sums its output for each of them, and gathers the gradient of each; its input is gathered whole.
         """
