@@ -40,5 +40,5 @@ def test_rows_are_of_the_rank_that_differs_most() -> None:
 
 
 def test_an_unknown_job_is_refused() -> None:
-    with pytest.raises(SpecError, match="no job 'gpt'; give one of llama-70b, mixtral-8x22b, llama-8b-1m"):
+    with pytest.raises(SpecError, match="no job 'gpt'; give one of llama-70b, mixtral-8x22b, deepseek-v3, llama-8b-1m"):
         main(["gpt"])

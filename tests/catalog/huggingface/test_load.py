@@ -82,7 +82,7 @@ class TestLoadModel:
         "reference",
         [
             *("phimoe", "mamba-130m", "mamba-2.8b", "zamba2-7b", "llama-4-scout", "deepseek-v3.2", "gpt-j-6b"),
-            *("phi-4-mini", "qwen3-next-80b-a3b", "gemma-3n-e4b", "falcon-mamba-7b", "mimo-7b", "gpt2-medium"),
+            *("phi-4-mini", "kimi-linear-48b-a3b", "gemma-3n-e4b", "falcon-mamba-7b", "mimo-7b", "gpt2-medium"),
         ],
     )
     def test_no_other_model_is_named_for_one_that_no_preset_is(self, folder: Path, reference: str) -> None:

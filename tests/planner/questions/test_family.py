@@ -24,7 +24,7 @@ _MODEL = model_from_config(_CONFIG, name="small", source="test")
 _TRAINING = TrainingSpec(seq_len=1024, global_batch=8)
 
 
-HYBRIDS = ("bamba-9b", "minimax-text-01", "nemotron-3-nano-30b-a3b", "nemotron-h-8b")
+HYBRIDS = ("bamba-9b", "minimax-text-01", "nemotron-3-nano-30b-a3b", "nemotron-h-8b", "qwen3-next-80b-a3b")
 
 
 @pytest.mark.parametrize("name", HYBRIDS)
