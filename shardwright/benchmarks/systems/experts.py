@@ -1,7 +1,7 @@
 """Mixtures of experts."""
 
 from shardwright.catalog import load_cluster
-from shardwright.catalog.huggingface import model_from_config
+from shardwright.catalog.huggingface import load_model, model_from_config
 from shardwright.specs import PER_CENTROID, ClusterSpec, Precision, TrainingSpec
 from shardwright.specs.model import BlockRun, MixtureOfExperts, ModelSpec
 
@@ -108,8 +108,7 @@ def _pangu() -> Line:
 
 def _longcat() -> Line:
     """Meituan 2025, LongCat-Flash, arXiv 2509.01322: 560B, 20T tokens in 30 days."""
-    config = {"model_type": "longcat_flash", "hidden_size": 6144, "num_layers": 28}
-    model = model_from_config(config, name="longcat-flash", source="benchmarks/systems")
+    model = load_model("longcat-flash")
     expert = 28 * 3 * 6144 * 2048
     mean = model.active_parameter_count - model.vocab_size * model.hidden_size
     job = TrainingSpec(seq_len=8192, global_batch=4096, stack="megatron-core")
