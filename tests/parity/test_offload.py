@@ -1,8 +1,6 @@
 """A plan with shares off the device trains as the same plan without, bit for bit, and the comparison notices when it does not."""
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,18 +10,26 @@ import torch
 from torch import Tensor
 
 from shardwright.costmodel.plan_file import PlanFile
-from shardwright.executor.offload import activations, engine, fetching
-from shardwright.executor.offload.buckets import Buckets
-from shardwright.executor.offload.engine import OffloadEngine
-from shardwright.executor.offload.fetching import Fetcher, Source
-from shardwright.executor.offload.hosted import InMemory
-from shardwright.executor.offload.resources.streams import Ticket
-from shardwright.executor.offload.rule import UpdateRule
+from shardwright.executor.offload.fetching import Fetcher
 from shardwright.executor.offload.shards import Shard
-from shardwright.executor.offload.spaces import DriveSpace
 from shardwright.specs.plan import Plan
 from tests.parity.cases import layers, model_config, plan, plan_file
 from tests.parity.families import FAMILIES
+from tests.parity.faults_of_offload import (
+    bring_up_before_the_way_down,
+    drop_a_bucket,
+    evaluate_before_the_update,
+    fetch_before_the_update,
+    forget_earlier_microbatches,
+    forget_the_clipping,
+    keep_stale_parameters,
+    leave_state_behind,
+    lose_the_front_of_activations,
+    mix_up_streamed_values,
+    overwrite_gradients_on_their_way,
+    replace_by,
+    update_before_the_gradient,
+)
 from tests.parity.offload import Trained, offloaded, train
 from tests.parity.worlds import run_again, run_in_turn, run_world
 
@@ -259,174 +265,6 @@ def test_an_evaluation_with_parameters_of_before_the_update_shows(tmp_path: Path
     assert own.losses[1:3] != alone.losses[1:3]
 
 
-def _replace(owner: Any, name: str, by: Callable[[Any], Any]) -> None:
-    """Put `by(original)` in the place of a function of a module or class, in this process."""
-    setattr(owner, name, by(getattr(owner, name)))
-
-
-def drop_a_bucket() -> None:
-    """The first bucket is never updated."""
-
-    def without_first(submit: Any) -> Any:
-        return lambda self, bucket, update, *, after: submit(self, bucket, update, after=after) if bucket.low else None
-
-    _replace(InMemory, "submit", without_first)
-
-
-def keep_stale_parameters() -> None:
-    """What comes up for a gather is what came up for the step's first one, before any update."""
-    first: dict[Shard, Tensor] = {}
-
-    def stale(fetch: Any) -> Any:
-        return lambda self, shard: first.setdefault(shard, fetch(self, shard)).clone()
-
-    _replace(Fetcher, "fetch", stale)
-
-
-def fetch_before_the_update() -> None:
-    """Parameters come up without waiting for an update that is under way."""
-    _slow(UpdateRule, "apply")
-
-    def early(begin: Any) -> Any:
-        def without_waiting(self: Fetcher, group: int) -> None:
-            kept = Buckets.shown_of
-            _replace(Buckets, "shown_of", lambda _: lambda self, piece: [])
-            begin(self, group)
-            _replace(Buckets, "shown_of", lambda _: kept)
-
-        return without_waiting
-
-    _replace(Fetcher, "_begin", early)
-
-
-def evaluate_before_the_update() -> None:
-    """Evaluations see the parameters that the step before gathered, without its update."""
-    gathered: dict[Shard, Tensor] = {}
-    evaluates: list[bool] = []
-
-    def stale(fetch: Any) -> Any:
-        def earlier(self: Fetcher, shard: Shard) -> Tensor:
-            found: Tensor = fetch(self, shard)
-            if not evaluates:
-                gathered[shard] = found.clone()
-            return gathered[shard].clone()
-
-        return earlier
-
-    def noted(apart: Any) -> Any:
-        @contextlib.contextmanager
-        def evaluation(self: Fetcher) -> Iterator[None]:
-            evaluates.append(True)
-            with apart(self):
-                yield
-            evaluates.clear()
-
-        return evaluation
-
-    _replace(Fetcher, "fetch", stale)
-    _replace(Fetcher, "apart", noted)
-
-
-def overwrite_gradients_on_their_way() -> None:
-    """The memory of a gradient is used again before its copy is down."""
-    taken: list[Tensor] = []
-
-    def kept(take: Any) -> Any:
-        def remember(self: Shard) -> Tensor:
-            taken.append(take(self))
-            return taken[-1]
-
-        return remember
-
-    def overwritten(arrived: Any) -> Any:
-        def overwrite(self: OffloadEngine, source: Source) -> None:
-            arrived(self, source)
-            taken.pop().zero_()
-
-        return overwrite
-
-    _slow(engine, "bring_down")
-    _replace(Shard, "take_gradient", kept)
-    _replace(OffloadEngine, "_gradient_is_there", overwritten)
-
-
-def update_before_the_gradient() -> None:
-    """A bucket is updated without waiting for its gradients to come down."""
-    _slow(engine, "bring_down")
-    _replace(
-        InMemory, "submit", lambda submit: lambda self, bucket, update, *, after: submit(self, bucket, update, after=[])
-    )
-
-
-def forget_earlier_microbatches() -> None:
-    """On the host, each microbatch's gradient replaces those before it."""
-    _replace(
-        engine, "bring_down", lambda bring: lambda held, piece, gradient, staging: bring(held, piece, gradient, None)
-    )
-
-
-def forget_the_clipping() -> None:
-    """The host updates with gradients that are not clipped."""
-    _replace(OffloadEngine, "scale_gradients", lambda _: lambda self, factor: None)
-
-
-def mix_up_streamed_values() -> None:
-    """Each value of a parameter comes up in the place of its neighbour."""
-
-    def rolled(fill: Any) -> Any:
-        def mixed(source: Source, target: Tensor) -> None:
-            fill(source, target)
-            target.copy_(target.roll(1))
-
-        return mixed
-
-    _replace(fetching, "_fill", rolled)
-
-
-def leave_state_behind() -> None:
-    """The drive keeps the optimizer state of the beginning."""
-    _replace(
-        DriveSpace,
-        "write",
-        lambda write: lambda self, array, *given: None if array else write(self, array, *given),
-    )
-
-
-def lose_the_front_of_activations() -> None:
-    """What comes back of a layer's activations is not what went."""
-    _replace(activations, "_join", lambda join: lambda whole, front, rest: join(whole, torch.zeros_like(front), rest))
-
-
-def bring_up_before_the_way_down() -> None:
-    """Activations come back without waiting for their copies to the host."""
-
-    def early(bring_up: Any) -> Any:
-        def without_waiting(self: Any, up: Any) -> None:
-            kept, self.down = self.down, Ticket()
-            self.down.set_result(None)
-            bring_up(self, up)
-            self.down = kept
-
-        return without_waiting
-
-    _slow(activations, "_copy")
-    _replace(activations._Pass, "await_copies", lambda _: lambda self: None)
-    _replace(activations._Stored, "bring_up", early)
-
-
-def _slow(owner: Any, name: str) -> None:
-    """Let a job take so long that what does not wait for it comes first."""
-
-    def slowed(work: Any) -> Any:
-        def late(*given: Any) -> None:
-            time.sleep(0.02)
-            work(*given)
-
-        return late
-
-    _replace(owner, name, slowed)
-
-
 FAULTS: list[tuple[str, float | None, Callable[[], None]]] = [
     ("odd share", None, drop_a_bucket),
     ("odd share", 0.5, drop_a_bucket),
@@ -482,7 +320,7 @@ def gathered_peak_bytes(file: PlanFile, folder: Path) -> int:
 
         return remember
 
-    _replace(Fetcher, "__init__", watched)
+    replace_by(Fetcher, "__init__", watched)
     train(file, None, folder)
     return peak
 
