@@ -71,7 +71,7 @@ def _cast_nothing() -> None:
 
 def _cast_what_weighs_experts() -> None:
     """A linear that weighs the experts of all tokens computes in 8 bits as well."""
-    linears._CHOOSE = frozenset()
+    linears._ROUTES = frozenset()
 
 
 def _cast_gradients_as_inputs() -> None:

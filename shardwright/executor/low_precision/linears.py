@@ -11,7 +11,7 @@ from shardwright.executor.model import MeshRanks, StackedQueryKeyValue
 
 from .scaled import scaled_linear
 
-_CHOOSE = frozenset(("router", "gate", "shared_expert_gate"))
+_ROUTES = frozenset(("router", "gate", "shared_expert_gate"))
 """Names of transformers' modules that choose experts, and weigh those that all tokens share."""
 
 
@@ -35,7 +35,7 @@ class Scaling:
         """Let every linear of a layer compute in 8 bits, but those that choose and weigh experts. Experts themselves, which are no linears,
         keep the compute format. Biases are added in it."""
         for path, module in layer.named_modules():
-            if isinstance(module, (nn.Linear, Conv1D, StackedQueryKeyValue)) and _CHOOSE.isdisjoint(path.split(".")):
+            if isinstance(module, (nn.Linear, Conv1D, StackedQueryKeyValue)) and _ROUTES.isdisjoint(path.split(".")):
                 self._replace(module)
 
     def _replace(self, module: nn.Module) -> None:

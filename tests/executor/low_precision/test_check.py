@@ -4,12 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from shardwright.base import SpecError
 from shardwright.executor.can_run import check_can_run
 from shardwright.executor.low_precision import check_linear_precision, scales_layer
+from shardwright.executor.low_precision.linears import Scaling
 from shardwright.specs.training import Precision
 from tests.parity.cases import layers, model_config, plan, plan_file
+from tests.parity.families import FAMILIES, OTHERS, UNDIVIDED
 
 _LOW = Precision(linear="fp8")
 
@@ -43,6 +47,27 @@ def test_formats_that_do_not_run_are_refused(config: dict[str, Any], precision: 
     with pytest.raises(SpecError, match=words) as refused:
         check_can_run(given.model_copy(update={"training": training}))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "kept"),
+    [
+        ("mixtral", set()),
+        ("qwen2_moe", {"mlp.shared_expert_gate"}),
+        ("longcat_flash", {"mlp.router.classifier"}),
+        ("phimoe", {"mlp.router"}),
+        ("llama4_text", {"feed_forward.router"}),
+    ],
+)
+def test_what_chooses_and_weighs_experts_keeps_the_compute_format(family: str, kept: set[str]) -> None:
+    config = (FAMILIES | OTHERS | UNDIVIDED)[family]
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    layer = model.model.layers[-1]
+    Scaling([]).over(layer)
+    linears = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+    assert {name for name, module in linears.items() if "forward" not in vars(module)} == kept
+    assert len(linears) > len(kept)
 
 
 def test_the_first_and_the_last_layers_keep_the_compute_format() -> None:

@@ -139,11 +139,8 @@ class CountedExchanges(NamedTuple):
 
         split = [float(weight.elements) for weight in weights if weight.name.startswith(_OF_HIDDEN_STATES)]
         whole = [weight for weight in weights if weight.name.startswith(_OF_PARTS) and not weight.split]
-        parts = [
-            weight.elements / _TENSORS.get(weight.name, 1)
-            for weight in whole
-            for _ in range(_TENSORS.get(weight.name, 1))
-        ]
+        tensors = [(weight.elements, _TENSORS.get(weight.name, 1)) for weight in whole]
+        parts = [elements / count for elements, count in tensors for _ in range(count)]
         of_tokens, of_parts = self.summed_matrices(split, precision), self.summed_matrices(parts, precision)
         return SummedGradients(
             *(
