@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 
 from shardwright.base import Array, Number
-from shardwright.costmodel.layers import operators
 from shardwright.costmodel.layers.all_rows import WorkModel
-from shardwright.costmodel.layers.frame import WorkFrame
 from shardwright.costmodel.layers.row import RowWork
 from shardwright.costmodel.layers.traffic import backward_traffic, forward_traffic
 from shardwright.costmodel.op_times.constants import CALIBRATED
 from shardwright.costmodel.op_times.overlap import slowdown_beside
-from shardwright.specs.model import LatentAttention
 from shardwright.specs.model.model import Block
 from shardwright.specs.plan import CONTEXT_PARALLEL, EXPERT_DISPATCH, POLICIES
 from shardwright.specs.stack import named_stack
@@ -363,23 +360,6 @@ def test_in_this_executor_experts_sum_whole_hidden_states_over_tp() -> None:
         one = 2 * TOKENS * HIDDEN * 1e-9
         assert model.layer(alone).tensor_parallel_forward_seconds[0] == pytest.approx(4 * one)
         assert model.layer(block).tensor_parallel_forward_seconds[0] == pytest.approx(5 * one)
-
-
-def test_megatron_core_gathers_latents_in_place_of_hidden_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a forward what is gathered, in a backward what is scattered; projections down to latents compute a fourth of the tokens."""
-    latent = LatentAttention(heads=4, query_rank=12, kv_rank=16, plain_size=8, rotary_size=8, value_head_size=8)
-    model = work(stack="megatron-core", tp=4, sequence_parallel=1)
-    block = model.model.layer_classes[0].model_copy(update={"attention": latent})
-    row, (gather, reduction) = model.layer(block), model.latents_spare_seconds(latent)
-    monkeypatch.setattr(WorkFrame, "latents_spare_seconds", lambda *_: (np.zeros(1), np.zeros(1)))
-    whole = model.layer(block)
-    assert whole.tensor_parallel_forward_seconds - row.tensor_parallel_forward_seconds == pytest.approx(gather)
-    backward = [each.tensor_parallel_backward_seconds_by_policy[0][POLICIES.index("none")] for each in (whole, row)]
-    assert backward[0] - backward[1] == pytest.approx(reduction[0])
-    assert gather[0] > 0
-    monkeypatch.setattr(operators, "on_own_tokens", lambda matmuls, _: matmuls)
-    spared = model.layer(block).forward_seconds - row.forward_seconds
-    assert spared[0] == pytest.approx(2 * TOKENS * HIDDEN * (12 + 16 + 8) * 3 / 4 * 1e-12)
 
 
 @pytest.mark.parametrize(("stack", "experts"), [("shardwright", 1), ("torchtitan", 3)])

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 from shardwright.base.arrays import Array, Number
+from shardwright.costmodel.layers import operators
+from shardwright.costmodel.layers.all_rows import WorkModel
 from shardwright.costmodel.layers.frame import WorkFrame
 from shardwright.specs.model import LatentAttention
+from shardwright.specs.plan import POLICIES
 from shardwright.specs.training import TrainingSpec
 from tests.costmodel.fakes import RoundTimes, small_model
 from tests.specs.test_candidates import candidates
 
 SEQ, HIDDEN = 128, 64
+LATENT = LatentAttention(heads=4, query_rank=12, kv_rank=16, plain_size=8, rotary_size=8, value_head_size=8)
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,27 @@ def test_what_gathering_latents_spares(
 ) -> None:
     training = TrainingSpec(seq_len=SEQ, global_batch=8, stack=stack)
     chosen = candidates(tp=4, micro_batch=2, sequence_parallel=sequence_parallel)
-    latent = LatentAttention(heads=4, query_rank=query_rank, kv_rank=16, plain_size=8, rotary_size=8, value_head_size=8)
+    latent = LATENT.model_copy(update={"query_rank": query_rank})
     frame = WorkFrame(small_model(), training, RoundTimes(), chosen)
     for spared in frame.latents_spare_seconds(latent):
         assert spared[0] * 1e9 == pytest.approx(2 * 2 * SEQ * columns)
     lowered, reduced = frame.latents_spare_seconds(latent, 0.5)
     assert lowered[0] == pytest.approx(reduced[0] / 2)
+
+
+def test_megatron_core_gathers_latents_in_place_of_hidden_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a forward what is gathered, in a backward what is scattered; projections down to latents compute a fourth of the tokens."""
+    training = TrainingSpec(seq_len=SEQ, global_batch=8, stack="megatron-core")
+    chosen = candidates(tp=4, micro_batch=2, sequence_parallel=1)
+    model = WorkModel(small_model(hidden=HIDDEN), training, RoundTimes(), chosen)
+    block = model.model.layer_classes[0].model_copy(update={"attention": LATENT})
+    row, (gather, reduction) = model.layer(block), model.latents_spare_seconds(LATENT)
+    monkeypatch.setattr(WorkFrame, "latents_spare_seconds", lambda *_: (np.zeros(1), np.zeros(1)))
+    whole = model.layer(block)
+    assert whole.tensor_parallel_forward_seconds - row.tensor_parallel_forward_seconds == pytest.approx(gather)
+    backward = [each.tensor_parallel_backward_seconds_by_policy[0][POLICIES.index("none")] for each in (whole, row)]
+    assert backward[0] - backward[1] == pytest.approx(reduction[0])
+    assert gather[0] > 0
+    monkeypatch.setattr(operators, "on_own_tokens", lambda matmuls, _: matmuls)
+    spared = model.layer(block).forward_seconds - row.forward_seconds
+    assert spared[0] == pytest.approx(2 * (2 * SEQ) * HIDDEN * (12 + 16 + 8) * 3 / 4 * 1e-12)
