@@ -29,7 +29,7 @@ OFFLOADS = ("offload_optimizer", "offload_gradients", "offload_parameters", "off
 """What of an entry may be off the device."""
 
 # This limits work, not time, so that repeated runs find the same plan.
-_MOST_UNSTATED_SOLVED, _MOST_OF_BEST_SOLVED = 12, 64
+_MOST_UNSTATED_SOLVED = 12
 
 
 class Variant(NamedTuple):
@@ -119,7 +119,7 @@ class Portfolio:
         time_limit_seconds: float,
     ) -> None:
         """Search a few entries of the best variant with each of `trainings`, which change what nobody stated: the entries of the
-        lowest bounds, and data parallelism alone, which may not fit without such a change. Of each only so many are solved, of the best more."""
+        lowest bounds, and data parallelism alone, which may not fit without such a change. Of each only so many are solved."""
         if self.best is None or not self.complete or not trainings:
             return
         deadline, run = time.perf_counter() + time_limit_seconds, self.best.variant.run
@@ -129,8 +129,6 @@ class Portfolio:
             variant = Variant(training, BranchAndBound.over(space, model, training, times_of(training)))
             self.further.append(variant)
             self._run(variant, deadline, most_tried=_MOST_UNSTATED_SOLVED)
-        if self.best.variant in self.further:
-            self._run(self.best.variant, deadline, most_tried=_MOST_OF_BEST_SOLVED)
 
     def _run(
         self,

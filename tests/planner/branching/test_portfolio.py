@@ -163,6 +163,14 @@ class TestWhatNobodyStated:
         assert found.estimate.step_seconds <= 1.04 * given.estimate.step_seconds
         assert {each.name for each in found.as_given} == {"loss_chunks", "recompute_modules"}
 
+    def test_enough_plans_are_tried_to_find_the_best(self) -> None:
+        """Of the 64 entries of the lowest bounds none is the one that modules serve best; it is 0.2% faster."""
+        training = TrainingSpec(seq_len=4096, global_batch=1024, stack="megatron-core")
+        job = load_model("mixtral-8x7b"), load_cluster("h100-sxm:64"), training
+        found = search(*job, may_choose=OpenChoices(unstated=("loss_chunks", "recompute_modules")))
+        every = search(*job, may_choose=OpenChoices(recompute_modules=True))
+        assert found.estimate.step_seconds == every.estimate.step_seconds
+
     def test_where_nothing_fits_as_given_all_plans_are_tried(self) -> None:
         """The logits of 65,536 tokens in one piece are 14 bytes x 65,536 x 128,256 = 118 GB."""
         job = load_model("llama-3.2-1b"), load_cluster("h100-sxm:1"), TrainingSpec(seq_len=65536, global_batch=1)
